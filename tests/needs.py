@@ -1,0 +1,267 @@
+"""What a test may need of its machine, each need probed once and in one place; what is missing is told, never hidden.
+
+    pytestmark = needs("userns")          # a module
+    @needs("root", "cgroup2")             # a test or a class
+
+A test that cannot run here is skipped with the reason, is listed at the end of the run, and `.ci/run` shows in which
+other place (root, user, a guest) it did run. With `CRECHE_MUST_HAVE=userns,overlay` in the environment the named
+needs may not be missing: their absence is then a failure, as a skip would hide that the place is not what it should be.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+_PROBES: dict[str, Callable[[], str | None]] = {}
+
+
+def needs(*names: str) -> pytest.MarkDecorator:
+    """A mark for tests that cannot do without these. An unknown name is a KeyError at import, not a skip."""
+    for name in names:
+        if name not in _PROBES and not name.startswith("kernel>="):
+            raise KeyError(f"no need is called {name!r}; tests/needs.py has {', '.join(sorted(_PROBES))}")
+    return pytest.mark.needs(*names)
+
+
+@functools.cache
+def missing(name: str) -> str | None:
+    """Why this need is not met here, in a few words, or None when it is."""
+    if name.startswith("kernel>="):
+        wanted = name.removeprefix("kernel>=")
+        return (
+            None
+            if _kernel() >= _version(wanted)
+            else f"kernel {wanted} or newer; this one is {os.uname().release}"
+        )
+    return _PROBES[name]()
+
+
+def _need(name: str) -> Callable[[Callable[[], str | None]], Callable[[], str | None]]:
+    def register(probe: Callable[[], str | None]) -> Callable[[], str | None]:
+        _PROBES[name] = probe
+        return probe
+
+    return register
+
+
+def _version(text: str) -> tuple[int, ...]:
+    found = re.match(r"\d+(\.\d+)?", text)
+    assert found, text
+    return tuple(int(part) for part in found.group().split("."))
+
+
+def _kernel() -> tuple[int, ...]:
+    return _version(os.uname().release)
+
+
+def _program(name: str, package: str) -> None:
+    _PROBES[name] = lambda: None if shutil.which(name) else f"{name} (Debian's package {package})"
+
+
+for _name, _package in {
+    "bwrap": "bubblewrap",
+    "busybox": "busybox-static",
+    "cc": "gcc",
+    "chromium": "chromium",
+    "podman": "podman",
+    "runc": "runc",
+    "setpriv": "util-linux",
+    "strace": "strace",
+    "tmux": "tmux",
+    "valgrind": "valgrind",
+}.items():
+    _program(_name, _package)
+
+
+_TRY = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def must(result, what):
+    if result < 0:
+        error = ctypes.get_errno()
+        sys.exit(f"{what}: {os.strerror(error)}")
+uid, gid = os.geteuid(), os.getegid()
+must(libc.unshare(0x10000000 | 0x20000), "unshare(CLONE_NEWUSER | CLONE_NEWNS)")
+try:
+    open("/proc/self/setgroups", "w").write("deny")
+    open("/proc/self/uid_map", "w").write(f"0 {uid} 1")
+    open("/proc/self/gid_map", "w").write(f"0 {gid} 1")
+except OSError as error:
+    sys.exit(f"id maps: {error.strerror}")
+def mount(source, target, kind, options=None):
+    must(libc.mount(source.encode(), target.encode(), kind.encode(), 0, options and options.encode()), "mount of " + kind)
+"""
+
+
+def _tried(code: str) -> str | None:
+    """What happens in a process with a user and a mount namespace of its own, where nothing outlives the process."""
+    done = subprocess.run([sys.executable, "-c", _TRY + code], capture_output=True, text=True, check=False)
+    return None if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+
+
+@_need("root")
+def _root() -> str | None:
+    return None if os.geteuid() == 0 else "to be root"
+
+
+@_need("user")
+def _user() -> str | None:
+    return None if os.geteuid() != 0 else "to be an ordinary user"
+
+
+@_need("userns")
+def _userns() -> str | None:
+    return _tried("")
+
+
+@_need("overlay")
+def _overlay() -> str | None:
+    return _tried(
+        """
+mount("none", "/tmp", "tmpfs")
+for name in "lower", "lower2":
+    os.mkdir("/tmp/" + name)
+mount("none", "/tmp/lower", "overlay", "lowerdir=/tmp/lower:/tmp/lower2,userxattr")
+"""
+    )
+
+
+@_need("tmpfs-xattr")
+def _tmpfs_xattr() -> str | None:
+    return _tried(
+        """
+mount("none", "/tmp", "tmpfs")
+try:
+    os.setxattr("/tmp", "user.creche", b"1")
+except OSError as error:
+    sys.exit(f"user xattrs on tmpfs: {error.strerror}")
+"""
+    )
+
+
+@_need("timens")
+def _timens() -> str | None:
+    return None if os.path.exists("/proc/self/ns/time") else "time namespaces in the kernel"
+
+
+@_need("subids")
+def _subids() -> str | None:
+    import pwd
+
+    names = {pwd.getpwuid(os.geteuid()).pw_name, str(os.geteuid())}
+    for path in "/etc/subuid", "/etc/subgid":
+        try:
+            lines = Path(path).read_text().splitlines()
+        except OSError as error:
+            return f"{path}: {error.strerror}"
+        if not any(line.split(":")[0] in names for line in lines):
+            return f"a range for this user in {path}"
+    return None
+
+
+@_need("newuidmap")
+def _newuidmap() -> str | None:
+    absent = [name for name in ("newuidmap", "newgidmap") if not shutil.which(name)]
+    if absent:
+        return f"{' and '.join(absent)} (Debian's package uidmap)"
+    if os.geteuid() and "NoNewPrivs:\t1" in Path("/proc/self/status").read_text():
+        return "to be without no_new_privs, or newuidmap gains nothing by being setuid"
+    return None
+
+
+@_need("landlock")
+def _landlock() -> str | None:
+    abi = ctypes.CDLL(None, use_errno=True).syscall(444, None, 0, 1)
+    return None if abi >= 1 else "Landlock in the kernel, switched on (lsm=landlock,…)"
+
+
+@_need("apparmor")
+def _apparmor() -> str | None:
+    try:
+        on = Path("/sys/module/apparmor/parameters/enabled").read_text().startswith("Y")
+    except OSError:
+        on = False
+    return None if on else "AppArmor, switched on"
+
+
+@_need("selinux")
+def _selinux() -> str | None:
+    return None if os.path.exists("/sys/fs/selinux/enforce") else "SELinux, switched on"
+
+
+@_need("idmapped")
+def _idmapped() -> str | None:
+    if os.geteuid():
+        return "to be root: only the file system's owner may idmap a mount"
+    return None if _kernel() >= (5, 12) else "idmapped mounts, which came with kernel 5.12"
+
+
+@_need("cgroup2")
+def _cgroup2() -> str | None:
+    """A version 2 hierarchy with the memory controller, in which this user may make a cgroup."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        if not after.startswith("cgroup2 "):
+            continue
+        top = before.split(" ")[4]
+        own = next(
+            (part[3:] for part in Path("/proc/self/cgroup").read_text().splitlines() if part[:3] == "0::"),
+            "/",
+        )
+        folder = top + own.rstrip("/")
+        try:
+            controllers = Path(folder, "cgroup.controllers").read_text().split()
+        except OSError as error:
+            return f"{folder}: {error.strerror}"
+        if "memory" not in controllers:
+            return f"the memory controller in {folder} (it has {' '.join(controllers) or 'none'})"
+        return None if os.access(folder, os.W_OK) else f"a delegated cgroup: {folder} is not ours to write"
+    return "cgroup version 2 mounted"
+
+
+@_need("cgroup1")
+def _cgroup1() -> str | None:
+    if not os.path.isdir("/sys/fs/cgroup/memory"):
+        return "cgroup version 1 mounted"
+    return (
+        None
+        if os.access("/sys/fs/cgroup/memory", os.W_OK)
+        else "a cgroup version 1 hierarchy that is ours to write"
+    )
+
+
+@_need("limits")
+def _limits() -> str | None:
+    """Either version, with memory, for tests that hold on both."""
+    two, one = missing("cgroup2"), missing("cgroup1")
+    return None if two is None or one is None else f"a cgroup to put limits on: {two}; {one}"
+
+
+@_need("systemd")
+def _systemd() -> str | None:
+    return None if os.path.isdir("/run/systemd/system") else "systemd as process 1"
+
+
+@_need("systemd-user")
+def _systemd_user() -> str | None:
+    path = os.path.join(os.environ.get("XDG_RUNTIME_DIR", f"/run/user/{os.geteuid()}"), "bus")
+    return None if os.path.exists(path) else f"a systemd --user with its bus at {path}"
+
+
+@_need("native")
+def _native() -> str | None:
+    try:
+        import creche._native  # noqa: F401
+    except ImportError as error:
+        return f"creche built here: {error}"
+    return None
