@@ -14,6 +14,7 @@ import pytest
 
 from leaks import nothing_left
 from needs import missing
+from results import Results, only
 
 __all__ = ["nothing_left"]  # an autouse fixture, for every test of the suite
 
@@ -60,8 +61,15 @@ def pytest_pycollect_makeitem(collector: pytest.Module | pytest.Class, name: str
         pytest.mark.anyio(obj)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if path := os.environ.get("CRECHE_RESULTS"):
+        config.pluginmanager.register(Results(path))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Storms and fuzzers wait for `-m long`, which .ci/long says; a plain run leaves them out by name, not by skipping."""
+    if path := os.environ.get("CRECHE_ONLY"):
+        only(path, config, items)
     if config.option.markexpr:
         return
     long = [item for item in items if item.get_closest_marker("long")]

@@ -14,7 +14,7 @@ NATIVE = TOP / "native"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "units", "results"),
     ("spec",),
-    ("_raw", "_surroundings", "machine"),
+    ("_raw", "_surroundings", "machine", "diagnose"),
     ("plan",),
     ("wire",),
     ("_native",),
@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("communicate", "process", "container", "run", "pool"),
     ("supervisor",),
     ("jobs",),
+    ("trial", "doctor"),
     ("cli",),
 )
 ROW = {name: row for row, names in enumerate(LAYERS) for name in names}
@@ -32,6 +33,9 @@ ROW = {name: row for row, names in enumerate(LAYERS) for name in names}
 # Rooms of pure data and pure functions: what they are given is all they know.
 PURE = ("errors", "units", "results", "spec", "plan", "wire", "lifecycle")
 PURE_BUT = ("spec.load",)  # the one place there that opens a file
+FORKS = (
+    "trial",
+)  # the doctor's: it tries in a child what it can't know otherwise, and reaps that child alone
 
 
 def modules() -> list[str]:

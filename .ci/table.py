@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""Merges the results of all places into one table: what ran where, what did not and why, and what ran nowhere.
+
+Reads DIR/PLACE.jsonl, as tests/results.py writes them.
+
+table.py DIR               prints the closing table
+table.py --for-guests DIR  prints the tests that the guests should run: those nowhere run yet, and those about cgroups
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
+
+PLACES = ["root", "user", "guest-v2", "guest-systemd"]
+OUTCOMES = ["passed", "failed", "skipped"]
+ABOUT_GUESTS = ("tests/cgroups/", "tests/guest/")
+GUEST_NEEDS = ("limits", "cgroup2", "systemd", "systemd-user")
+
+
+class Results:
+    """outcome[place][test], why[place][test], needs[test], seconds[place], notes[place]"""
+
+    def __init__(self, folder: Path) -> None:
+        self.outcome: dict[str, dict[str, str]] = defaultdict(dict)
+        self.why: dict[str, dict[str, str]] = defaultdict(dict)
+        self.needs: dict[str, list[str]] = {}
+        self.seconds: Counter[str] = Counter()
+        self.notes: dict[str, str] = {}
+        for path in sorted(folder.glob("*.jsonl")):
+            for line in path.read_text().splitlines():
+                self.take(path.stem, json.loads(line))
+
+    def take(self, place: str, record: dict) -> None:
+        if "not-run" in record:
+            self.notes[place] = f"not run: {record['not-run']}"
+        elif "place-failed" in record:
+            self.notes[place] = f"its run ended with status {record['place-failed']}"
+        else:
+            test = record["test"]
+            # A test that started and has no other record took its run down with it.
+            self.outcome[place][test] = "failed" if record["outcome"] == "started" else record["outcome"]
+            self.why[place][test] = record.get("reason", "")
+            self.needs.setdefault(test, record.get("needs", []))
+            self.seconds[place] += record.get("seconds", 0)
+
+    def once(self) -> dict[str, str]:
+        """Each test counted once: failed if it failed anywhere, passed if it passed somewhere, else skipped."""
+        found: dict[str, str] = {}
+        order = ["skipped", "passed", "failed"]
+        for tests in self.outcome.values():
+            for test, outcome in tests.items():
+                found[test] = max(outcome, found.get(test, "skipped"), key=order.index)
+        return found
+
+
+def area(test: str) -> str:
+    parts = test.split("::")[0].split("/")
+    return parts[0] if parts[0] != "tests" else parts[1] if len(parts) > 2 else "."
+
+
+def counts(outcomes: list[str]) -> str:
+    found = Counter(outcomes)
+    return "/".join(str(found[outcome]) for outcome in OUTCOMES) if outcomes else "-"
+
+
+def print_table(results: Results) -> None:
+    places = [place for place in PLACES if place in results.outcome or place in results.notes]
+    every = {test for tests in results.outcome.values() for test in tests}
+    checks = [results.outcome["checks"][test] for test in results.outcome["checks"]]
+    areas = sorted({area(test) for test in every} - {"checks"})
+    rows = [["area", *places], ["checks", counts(checks), *[""] * (len(places) - 1)]]
+    for name in areas:
+        rows.append([name])
+        for place in places:
+            rows[-1].append(counts([o for test, o in results.outcome[place].items() if area(test) == name]))
+    rows.append(["all", *(counts(list(results.outcome[place].values())) for place in places)])
+    rows.append(["minutes", *(f"{results.seconds[place] / 60:.1f}" for place in places)])
+    widths = [max(len(row[column]) for row in rows if column < len(row)) for column in range(len(rows[0]))]
+    print("\nWhat ran where: passed/failed/skipped\n")
+    for number, row in enumerate(rows):
+        line = (
+            row[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=False)),
+        )
+        print("  ".join(line).rstrip())
+        if number in (0, len(rows) - 3):
+            print("-" * (sum(widths) + 2 * len(widths) - 2))
+    for place, note in results.notes.items():
+        print(f"{place}: {note}")
+
+    for place in places:
+        reasons = Counter(results.why[place][t] for t, o in results.outcome[place].items() if o == "skipped")
+        if reasons:
+            print(f"\nSkipped as {place}:" if place in ("root", "user") else f"\nSkipped in {place}:")
+            for reason, number in reasons.most_common():
+                print(f"  {number:5} {reason}")
+    once = results.once()
+    nowhere = sorted(test for test, outcome in once.items() if outcome == "skipped")
+    if nowhere:
+        print("\nRan in no place:")
+        for test in nowhere:
+            why = next(results.why[place][test] for place in results.why if test in results.why[place])
+            print(f"  {test}: {why}")
+    bad = [
+        (place, test)
+        for place, tests in results.outcome.items()
+        for test, o in tests.items()
+        if o == "failed"
+    ]
+    if bad:
+        print("\nFailed:")
+        for place, test in bad:
+            first = results.why[place][test].strip().splitlines()[:1]
+            print(f"  {place}: {test}{': ' + first[0][:200] if first else ''}")
+    total = Counter(once.values())
+    print("\nEach test counted once (failed if it failed anywhere, skipped if it ran nowhere):")
+    print(", ".join(f"{total[outcome]} {outcome}" for outcome in OUTCOMES))
+
+
+def print_for_guests(results: Results) -> None:
+    for test, outcome in sorted(results.once().items()):
+        if test.startswith("checks/"):
+            continue
+        if (
+            outcome == "skipped"
+            or test.startswith(ABOUT_GUESTS)
+            or set(results.needs[test]) & set(GUEST_NEEDS)
+        ):
+            print(test)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--for-guests":
+        print_for_guests(Results(Path(sys.argv[2])))
+    else:
+        print_table(Results(Path(sys.argv[1])))
