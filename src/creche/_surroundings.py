@@ -126,15 +126,22 @@ def apparmor_label() -> str | None:
     return current.strip().rstrip("\0") or None
 
 
-def engine(release: str) -> str | None:
-    """Who runs the container or machine around us, by the marks they leave; a hint for wording, never a decision."""
+def engine(release: str, mounts: tuple[Mount, ...]) -> str | None:
+    """Who runs the container or machine around us, by the marks they leave; a hint for wording, never a decision.
+
+    The marks of an outer engine are still in view in a sandbox that shares its file system, so process 1 is asked
+    first; and Docker always binds a resolv.conf of its own, without which its mark is a leftover.
+    """
+    first = text("/proc/1/comm").strip()
+    if first in ("bwrap", "creche"):
+        return first
     if "microsoft" in release.lower():
         return "wsl"
     if os.environ.get("KUBERNETES_SERVICE_HOST"):
         return "kubernetes"
     if os.path.exists("/run/.containerenv"):
         return "podman"
-    if os.path.exists("/.dockerenv"):
+    if os.path.exists("/.dockerenv") and any(mount.point == "/etc/resolv.conf" for mount in mounts):
         return "docker"
     named = os.environ.get("container") or text("/run/systemd/container").strip()  # noqa: SIM112 (systemd's name)
     return named or None

@@ -105,7 +105,9 @@ class Machine:
     proc_mounted: bool = True
     proc_masks: tuple[str, ...] = ()  # mounts that cover parts of /proc: a fresh one is "too revealing"
     sys_masks: tuple[str, ...] = ()
-    engine: str | None = None  # "docker", "podman", "kubernetes", "wsl", …: for the wording of advice alone
+    engine: str | None = (
+        None  # "docker", "podman", "kubernetes", "wsl", "bwrap", …: for the wording of advice alone
+    )
 
     @property
     def may_map_ids(self) -> bool:
@@ -282,7 +284,7 @@ def _read(_pid: int, uids: tuple[int, int, int], gids: tuple[int, int, int]) -> 
         proc_mounted=any(mount.point == "/proc" and mount.kind == "proc" for mount in mounts) or not mounts,
         proc_masks=surroundings.masks(mounts, "/proc", "proc"),
         sys_masks=surroundings.masks(mounts, "/sys", "sysfs"),
-        engine=surroundings.engine(uname.release),
+        engine=surroundings.engine(uname.release, mounts),
     )
 
 
