@@ -1,0 +1,428 @@
+/* Process 1 of a container: sets it up, starts commands, reaps everything, and ends with its supervisor. */
+#include "message.h"
+#include <asm/errno.h>
+#include <asm/ioctls.h>
+#include <linux/close_range.h>
+#include <linux/fcntl.h>
+#include <linux/prctl.h>
+#include <linux/sched.h>
+#include <linux/signal.h>
+#include <linux/wait.h>
+#include <linux/poll.h>
+
+/* Freestanding: no libc, no allocation, no environment; nothing here trusts a guest, and little the supervisor.
+   It is executed from a sealed memfd with these descriptors and no others: */
+enum { CONTROL = 0, SUPERVISOR = 1, CHILDREN = 2 /* a signalfd, made here */ };
+
+enum { MAX_STARTING = 128 };
+
+struct command {
+	int pid;                /* 0: free */
+	uint32_t id, flags;
+	int report, pidfd, pty; /* while it starts: then the first two are -1 */
+	int marked;             /* it was about to exec */
+	struct creche_failure failure;
+};
+
+static int slots[CRECHE_SLOTS];
+static struct command commands[CRECHE_MAX_COMMANDS];
+static unsigned highest, starting;
+static _Alignas(8) unsigned char inbox[CRECHE_INLINE + 64];
+static struct creche_failure failure;
+static struct ctx ctx = { .slots = slots, .failure = &failure, .report_fd = -1 };
+
+static _Noreturn void leave(int status)
+{
+	for (;;)
+		sys1(__NR_exit_group, status);
+}
+
+/* Waits until the control socket is ready for `events`; whoever supervised us being gone is the end of all of it.
+   A fork of the supervisor may hold the socket open, hence the pidfd. */
+static void await_control(short events)
+{
+	struct pollfd fds[2] = { { CONTROL, events, 0 }, { SUPERVISOR, POLLIN, 0 } };
+
+	while (sys5(__NR_ppoll, fds, 2, 0, 0, 8) < 0)
+		;
+	if (fds[1].revents)
+		leave(0);
+}
+
+static void reply(struct creche_reply *message, const int *fds, unsigned count, int pid)
+{
+	struct packet p;
+	struct { int pid; unsigned uid, gid; } who = { pid, (unsigned)sys0(__NR_getuid), (unsigned)sys0(__NR_getgid) };
+	long r;
+
+	packet_data(&p, message, sizeof *message, 0, 0);
+	if (count)
+		packet_attach(&p, 1 /* SCM_RIGHTS */, fds, count * sizeof(int));
+	if (pid) /* the kernel translates the number for the reader: unix(7) */
+		packet_attach(&p, 2 /* SCM_CREDENTIALS */, &who, sizeof who);
+	while ((r = sys3(__NR_sendmsg, CONTROL, &p.header, SEND_QUIETLY | DONT_WAIT)) < 0) {
+		if (r == -EAGAIN)
+			await_control(POLLOUT);
+		else if (r != -EINTR)
+			leave(1);
+	}
+}
+
+static void reply_failure(uint32_t type, uint32_t id, const struct creche_failure *f)
+{
+	struct creche_reply message = { .type = type, .id = id };
+
+	copy_bytes(&message.failure, f, sizeof *f);
+	reply(&message, 0, 0, 0);
+}
+
+/* The Plan that came with a request: inline, or in a memfd whose seals say that it can't change under us. */
+static const void *plan_of(const struct creche_request *request, long received, int plan_fd)
+{
+	if (!(request->flags & CRECHE_BLOB_MEMFD)) {
+		if (request->size != (size_t)received - sizeof *request)
+			return 0;
+		return inbox + sizeof *request;
+	}
+	long seals = sys3(__NR_fcntl, plan_fd, F_GET_SEALS, 0);
+	if (seals < 0 || (seals & 0xe) != 0xe || !request->size || request->size > CRECHE_MAX_BLOB)
+		return 0;
+	if (sys3(__NR_lseek, plan_fd, 0, 2 /* SEEK_END */) != (long)request->size)
+		return 0;
+	long memory = sys6(__NR_mmap, 0, request->size, 1 /* PROT_READ */, 2 /* MAP_PRIVATE */, plan_fd, 0);
+	return memory < 0 && memory > -4096 ? 0 : (const void *)memory;
+}
+
+static void forget_plan(const struct creche_request *request, const void *plan)
+{
+	if (request->flags & CRECHE_BLOB_MEMFD)
+		sys2(__NR_munmap, plan, request->size);
+}
+
+static void fill_slots(const int *fds, long count)
+{
+	for (long i = 0; i < count; i++)
+		slot_put(&ctx, CRECHE_SLOT_PASSED + (unsigned)i, fds[i]);
+}
+
+static void empty_slots(int all)
+{
+	for (unsigned i = 0; i < CRECHE_SLOTS; i++)
+		if (all || i >= 64 || !(ctx.keep[i / 32] >> i % 32 & 1))
+			slot_drop(&ctx, i);
+}
+
+static void set_up(const struct creche_request *request, const void *plan)
+{
+	struct creche_reply ready = { .type = CRECHE_READY };
+
+	ctx.phase = CRECHE_PHASE_SETUP;
+	if (interp_open(&ctx, plan, request->size) < 0) {
+		failure.error = EPROTO;
+		reply_failure(CRECHE_FAILED, 0, &failure);
+		leave(1);
+	}
+	if (interp_run(&ctx) < 0) {
+		reply_failure(CRECHE_FAILED, 0, &failure);
+		leave(1);
+	}
+	empty_slots(0);
+	reply(&ready, 0, 0, 0);
+}
+
+static void mark(struct ctx *c)
+{
+	write_all(c->report_fd, "X", 1);
+}
+
+/* The newborn command: a copy of us, undumpable until its exec, and first of all rid of our descriptors. */
+static _Noreturn void become(const void *plan, uint32_t size)
+{
+	sys3(__NR_close_range, CONTROL, CHILDREN, 0);
+	ctx.phase = CRECHE_PHASE_COMMAND;
+	ctx.about_to_exec = mark;
+	if (interp_open(&ctx, plan, size) < 0)
+		failure.error = EPROTO;
+	else
+		interp_run(&ctx);
+	write_all(ctx.report_fd, "F", 1);
+	write_all(ctx.report_fd, (const char *)&failure, sizeof failure);
+	leave(127);
+}
+
+static struct command *free_command(void)
+{
+	for (unsigned i = 0; i < CRECHE_MAX_COMMANDS; i++)
+		if (!commands[i].pid) {
+			if (i >= highest)
+				highest = i + 1;
+			return &commands[i];
+		}
+	return 0;
+}
+
+static long start(const struct creche_request *request, const void *plan, struct command *command)
+{
+	int report[2];
+	struct clone_args args = { .flags = CLONE_PIDFD, .pidfd = (uint64_t)(uintptr_t)&command->pidfd, .exit_signal = SIGCHLD };
+	long r;
+
+	command->report = command->pidfd = command->pty = -1;
+	command->marked = 0;
+	command->id = request->id;
+	command->flags = request->flags;
+	command->failure.error = 0;
+	if (request->flags & CRECHE_RUN_PTY) {
+		struct { unsigned short rows, columns, x, y; } size = { (unsigned short)request->a, (unsigned short)request->b, 0, 0 };
+		int devpts = slot_take(&ctx, CRECHE_SLOT_DEVPTS);
+		r = devpts < 0 ? devpts : sys4(__NR_openat, devpts, "ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC, 0);
+		if (r < 0)
+			return r;
+		command->pty = (int)r;
+		int unlock = 0;
+		r = sys3(__NR_ioctl, command->pty, TIOCSPTLCK, &unlock);
+		if (r >= 0)
+			r = sys3(__NR_ioctl, command->pty, TIOCSWINSZ, &size);
+		if (r >= 0)
+			r = sys3(__NR_fcntl, command->pty, F_DUPFD_CLOEXEC, 3);
+		if (r < 0)
+			goto failed;
+		slot_put(&ctx, CRECHE_SLOT_PTY, r);
+	}
+	r = sys2(__NR_pipe2, report, O_CLOEXEC);
+	if (r < 0)
+		goto failed;
+	command->report = report[0];
+	ctx.report_fd = report[1];
+	r = sys2(__NR_clone3, &args, sizeof args);
+	if (r == 0) {
+		sys1(__NR_close, report[0]);
+		become(plan, request->size);
+	}
+	sys1(__NR_close, report[1]);
+	if (r > 0) {
+		command->pid = (int)r;
+		starting++;
+		return 0;
+	}
+	sys1(__NR_close, command->report);
+failed:
+	if (command->pty >= 0)
+		sys1(__NR_close, command->pty);
+	return r;
+}
+
+static void run(const struct creche_request *request, const void *plan)
+{
+	struct command *command = free_command();
+	struct creche_failure none = { .phase = CRECHE_PHASE_COMMAND, .op = CRECHE_OP_COUNT, .detail = CRECHE_DETAIL_CLONE };
+	long r = command ? start(request, plan, command) : -EAGAIN;
+
+	if (r < 0) {
+		none.error = (int32_t)-r;
+		reply_failure(CRECHE_START_FAILED, request->id, &none);
+		if (request->flags & CRECHE_RUN_MAIN)
+			leave(1);
+	}
+}
+
+/* What a starting command has reported; its end of file is the exec (with the mark), or its death. */
+static void hear(struct command *command)
+{
+	unsigned char buffer[2 * sizeof(struct creche_failure)];
+	struct creche_reply started = { .type = CRECHE_STARTED, .id = command->id };
+	long n = sys3(__NR_read, command->report, buffer, sizeof buffer);
+	int fds[2] = { command->pidfd, command->pty };
+
+	if (n == -EINTR || n == -EAGAIN)
+		return;
+	for (long i = 0; i < n; i++)
+		if (buffer[i] == 'X')
+			command->marked = 1;
+		else { /* 'F' and the record, which a pipe may split: it is read to its end here */
+			size_t have = (size_t)(n - i - 1);
+			unsigned char *record = (unsigned char *)&command->failure;
+			copy_bytes(record, buffer + i + 1, have < sizeof command->failure ? have : sizeof command->failure);
+			while (have < sizeof command->failure) {
+				long more = sys3(__NR_read, command->report, record + have, sizeof command->failure - have);
+				if (more <= 0)
+					break;
+				have += (size_t)more;
+			}
+			if (!command->failure.error)
+				command->failure.error = EPROTO;
+			break;
+		}
+	if (n > 0 && !command->failure.error)
+		return;
+	sys1(__NR_close, command->report);
+	command->report = -1;
+	starting--;
+	if (!command->failure.error && !command->marked)
+		command->failure.error = ECHILD;
+	if (command->failure.error)
+		reply_failure(CRECHE_START_FAILED, command->id, &command->failure);
+	else
+		reply(&started, fds, command->pty >= 0 ? 2 : 1, command->pid);
+	sys1(__NR_close, command->pidfd);
+	if (command->pty >= 0)
+		sys1(__NR_close, command->pty);
+}
+
+static void reap(void)
+{
+	struct { struct { long sec, us; } user, system; long maxrss, ix, id, is, minor, major, swap, in, out, sent, received,
+		signals, voluntary, involuntary; } usage;
+	int status;
+	long pid;
+
+	while ((pid = sys4(__NR_wait4, -1, &status, WNOHANG | __WALL, &usage)) > 0) {
+		for (unsigned i = 0; i < highest; i++) {
+			struct command *command = &commands[i];
+			if (command->pid != pid)
+				continue;
+			while (command->report >= 0)
+				hear(command);
+			uint32_t flags = command->flags;
+			command->pid = 0;
+			if (!command->failure.error) {
+				struct creche_reply message = {
+					.type = CRECHE_EXITED, .id = command->id, .status = status,
+					.user_us = (uint64_t)(usage.user.sec * 1000000 + usage.user.us),
+					.system_us = (uint64_t)(usage.system.sec * 1000000 + usage.system.us),
+					.maxrss_kib = (uint64_t)usage.maxrss, .minor_faults = (uint64_t)usage.minor,
+					.major_faults = (uint64_t)usage.major, .blocks_in = (uint64_t)usage.in,
+					.blocks_out = (uint64_t)usage.out, .voluntary_switches = (uint64_t)usage.voluntary,
+					.involuntary_switches = (uint64_t)usage.involuntary,
+				};
+				reply(&message, 0, 0, 0);
+			}
+			if (flags & CRECHE_RUN_MAIN)
+				leave(0); /* and everything in the container with us: pid_namespaces(7) */
+			break;
+		}
+	}
+}
+
+static void open_file(const struct creche_request *request, const char *path)
+{
+	struct creche_reply message = { .type = CRECHE_OPENED, .id = request->id };
+	int fd = (int)resolve(&ctx, path, (uint64_t)(request->number | O_NONBLOCK | O_NOCTTY), request->a);
+
+	if (fd < 0)
+		message.status = fd;
+	reply(&message, &fd, fd >= 0, 0);
+	if (fd >= 0)
+		sys1(__NR_close, fd);
+}
+
+static void obey(void)
+{
+	struct packet p;
+	struct creche_request request;
+	int fds[CRECHE_MAX_FDS + 1];
+	long n, count, first;
+	const void *plan = 0;
+
+	packet_data(&p, inbox, sizeof inbox - 8, 0, 0);
+	p.header.msg_controllen = sizeof p.control;
+	n = sys3(__NR_recvmsg, CONTROL, &p.header, CLOSE_ON_EXEC | DONT_WAIT);
+	if (n == -EINTR || n == -EAGAIN)
+		return;
+	count = packet_fds(&p, n, fds, CRECHE_MAX_FDS + 1);
+	if (n < (long)sizeof request || count < 0)
+		leave(n == 0 ? 0 : 1);
+	copy_bytes(&request, inbox, sizeof request);
+	first = request.flags & CRECHE_BLOB_MEMFD ? 1 : 0;
+	if (first > count)
+		leave(1);
+	fill_slots(fds + first, count - first);
+	if (request.type == CRECHE_SETUP || request.type == CRECHE_RUN) {
+		plan = plan_of(&request, n, first ? fds[0] : -1);
+		if (!plan)
+			leave(1);
+		if (request.type == CRECHE_SETUP)
+			set_up(&request, plan);
+		else
+			run(&request, plan);
+		forget_plan(&request, plan);
+	} else if (request.type == CRECHE_SIGNAL) {
+		for (unsigned i = 0; i < highest; i++)
+			if (commands[i].pid && commands[i].id == request.id)
+				sys2(__NR_kill, commands[i].pid, request.number);
+	} else if (request.type == CRECHE_OPEN_FILE) {
+		inbox[n] = 0; /* there is room: we receive less than the buffer */
+		open_file(&request, (const char *)inbox + sizeof request);
+	} else
+		leave(1);
+	if (first)
+		sys1(__NR_close, fds[0]);
+	empty_slots(0);
+}
+
+static _Noreturn __attribute__((used)) void begin(void)
+{
+	static struct pollfd fds[3 + MAX_STARTING];
+	static struct command *who[MAX_STARTING];
+	uint64_t every = ~(uint64_t)0, children = 1u << (SIGCHLD - 1);
+	struct { void *handler; unsigned long flags; void *restorer; uint64_t mask; } fresh = { 0 };
+
+	/* Readable memory of ours is dumpable after an exec: not for guests. */
+	sys5(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+	sys4(__NR_rt_sigprocmask, SIG_SETMASK, &every, 0, 8);
+	for (int i = 1; i <= 64; i++)
+		sys4(__NR_rt_sigaction, i, &fresh, 0, 8);
+	for (unsigned i = 0; i < CRECHE_SLOTS; i++)
+		slots[i] = -1;
+	if (sys4(__NR_signalfd4, -1, &children, 8, O_CLOEXEC | O_NONBLOCK) != CHILDREN)
+		leave(1);
+	for (;;) {
+		unsigned n = 3, full = starting >= MAX_STARTING;
+		fds[0] = (struct pollfd){ CONTROL, full ? 0 : POLLIN, 0 };
+		fds[1] = (struct pollfd){ SUPERVISOR, POLLIN, 0 };
+		fds[2] = (struct pollfd){ CHILDREN, POLLIN, 0 };
+		for (unsigned i = 0; i < highest && n < 3 + MAX_STARTING; i++)
+			if (commands[i].pid && commands[i].report >= 0) {
+				who[n - 3] = &commands[i];
+				fds[n++] = (struct pollfd){ commands[i].report, POLLIN, 0 };
+			}
+		if (sys5(__NR_ppoll, fds, n, 0, 0, 8) < 0)
+			continue;
+		if (fds[1].revents || (fds[0].revents & (POLLHUP | POLLERR) && !(fds[0].revents & POLLIN)))
+			leave(0);
+		for (unsigned i = 3; i < n; i++)
+			if (fds[i].revents && who[i - 3]->report >= 0)
+				hear(who[i - 3]);
+		if (fds[2].revents) {
+			unsigned char info[128 * 4];
+			sys3(__NR_read, CHILDREN, info, sizeof info);
+			reap();
+		}
+		if (fds[0].revents & POLLIN)
+			obey();
+	}
+}
+
+#if defined __x86_64__
+__asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tand $-16, %rsp\n\tcall begin\n");
+#else
+__asm__(".globl _start\n_start:\n\tmov x29, xzr\n\tbl begin\n");
+#endif
+
+/* The compiler may call these for assignments of structs. */
+void *memcpy(void *to, const void *from, size_t n)
+{
+	copy_bytes(to, from, n);
+	return to;
+}
+
+void *memset(void *to, int byte, size_t n)
+{
+	unsigned char *t = to;
+
+	while (n--) {
+		*t++ = (unsigned char)byte;
+		__asm__ volatile("" ::: "memory");
+	}
+	return to;
+}

@@ -1,0 +1,423 @@
+/* The Steps that build a file system: mounts made on descriptors, placed inside a root, then pivoted into. */
+#include "interp.h"
+#include <asm/errno.h>
+#include <linux/fcntl.h>
+#include <linux/mount.h>
+#include <linux/stat.h>
+
+#define PATH_SIZE 4096
+#ifndef AT_RECURSIVE
+#define AT_RECURSIVE 0x8000
+#endif
+#define MNT_DETACH 2
+
+/* Opens what a Step names by path, on the caller's side or (INSIDE) in the container's root. */
+STEP(OPEN)
+{
+	long fd;
+	uint64_t flags = O_PATH | (s->flags & CRECHE_DIRECTORY ? O_DIRECTORY : 0);
+
+	if (s->flags & CRECHE_INSIDE)
+		fd = resolve(c, TEXT(c, s), flags, 0);
+	else
+		fd = sys4(__NR_openat, AT_FDCWD, TEXT(c, s), flags | O_CLOEXEC, 0);
+	if ((fd == -ENOENT || fd == -ENOTDIR) && s->flags & CRECHE_OPTIONAL)
+		return 0;
+	return slot_put(c, s->slot, fd);
+}
+
+/* A copy of the mounts at a path (or at a path below the directory in slot2), attached to nothing yet. */
+STEP(OPEN_TREE)
+{
+	int at = AT_FDCWD;
+	long fd;
+	unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (s->flags & CRECHE_RECURSIVE ? AT_RECURSIVE : 0);
+
+	if (s->flags & CRECHE_INSIDE) {
+		long from = resolve(c, TEXT(c, s), O_PATH, 0);
+		fd = from < 0 ? from : sys3(__NR_open_tree, from, "", flags | AT_EMPTY_PATH);
+		if (from >= 0)
+			sys1(__NR_close, from);
+	} else {
+		if (s->slot2 != CRECHE_SLOT_NONE && (at = slot_take(c, s->slot2)) < 0)
+			return at;
+		fd = sys3(__NR_open_tree, at, TEXT(c, s), flags | (s->text_size ? AT_SYMLINK_NOFOLLOW * (at >= 0) : AT_EMPTY_PATH));
+	}
+	if ((fd == -ENOENT || fd == -ENOTDIR) && s->flags & CRECHE_OPTIONAL)
+		return 0;
+	return slot_put(c, s->slot, fd);
+}
+
+/* Adds and removes mount attributes (a, b) on a whole tree: nothing below stays writable (mount_setattr(2)). */
+STEP(MOUNT_ATTR)
+{
+	struct mount_attr attr = { .attr_set = s->a, .attr_clr = s->b };
+	int fd = slot_take(c, s->slot);
+
+	if (fd < 0)
+		return s->flags & CRECHE_OPTIONAL ? 0 : fd;
+	return sys5(__NR_mount_setattr, fd, "", AT_EMPTY_PATH | (s->flags & CRECHE_RECURSIVE ? AT_RECURSIVE : 0), &attr,
+		    sizeof attr);
+}
+
+/* Nothing we mount may appear on the host: cut the propagation first (mount_namespaces(7)). */
+STEP(PROPAGATION)
+{
+	struct mount_attr attr = { .propagation = s->a };
+
+	(void)c;
+	return sys5(__NR_mount_setattr, AT_FDCWD, "/", AT_RECURSIVE, &attr, sizeof attr);
+}
+
+STEP(FS_OPEN)
+{
+	return slot_put(c, s->slot, sys2(__NR_fsopen, TEXT(c, s), FSOPEN_CLOEXEC));
+}
+
+/* What the file system itself says of a refusal: its log, one line a read (fsopen's messages begin "e "). */
+static long with_log(struct ctx *c, int fd, long error)
+{
+	char line[CRECHE_TEXT];
+	long n;
+
+	if (error >= 0)
+		return error;
+	while ((n = sys3(__NR_read, fd, line, sizeof line)) > 0) {
+		if (line[n - 1] == '\n')
+			n--;
+		if (n > 2 && line[0] == 'e')
+			failure_text(c, CRECHE_DETAIL_LOG, line + 2, (size_t)n - 2);
+	}
+	return error;
+}
+
+STEP(FS_STRING)
+{
+	int fd = slot_take(c, s->slot);
+
+	return with_log(c, fd, sys5(__NR_fsconfig, fd, FSCONFIG_SET_STRING, TEXT(c, s), TEXT2(c, s), 0));
+}
+
+STEP(FS_FLAG)
+{
+	int fd = slot_take(c, s->slot);
+
+	return with_log(c, fd, sys5(__NR_fsconfig, fd, FSCONFIG_SET_FLAG, TEXT(c, s), 0, 0));
+}
+
+/* Writes "/proc/self/fd/N": a path without commas, colons or length, that names what slot2 holds. */
+static void fd_path(char *to, int fd)
+{
+	const char *prefix = "/proc/self/fd/";
+	char digits[12];
+	int n = 0;
+
+	while (*prefix)
+		*to++ = *prefix++;
+	do
+		digits[n++] = (char)('0' + fd % 10);
+	while (fd /= 10);
+	while (n)
+		*to++ = digits[--n];
+	*to = 0;
+}
+
+STEP(FS_FD)
+{
+	char path[32];
+	int fd = slot_take(c, s->slot), layer = slot_take(c, s->slot2);
+
+	if (layer < 0)
+		return layer;
+	fd_path(path, layer);
+	return with_log(c, fd, sys5(__NR_fsconfig, fd, FSCONFIG_SET_STRING, TEXT(c, s), path, 0));
+}
+
+STEP(FS_MOUNT)
+{
+	int fd = slot_take(c, s->slot);
+	long r = with_log(c, fd, sys5(__NR_fsconfig, fd, FSCONFIG_CMD_CREATE, 0, 0, 0));
+
+	if (r < 0)
+		return r;
+	return slot_put(c, s->slot, with_log(c, fd, sys3(__NR_fsmount, fd, FSMOUNT_CLOEXEC, s->a)));
+}
+
+/* Kernels before 6.7 take all lowers in one option string, and fsconfig's strings end at 256 bytes, so here is
+   the old mount(2) with its page: lowers are slots a … a+b-1 (top first), upper slot2 and work slot2+1.
+   Mounted over the staging directory, then taken off it again as a tree of its own. */
+STEP(OVERLAY_OLD)
+{
+	char options[PATH_SIZE], path[32];
+	size_t n = 0;
+	long r;
+	const char *word = "userxattr,lowerdir=";
+
+	while (*word)
+		options[n++] = *word++;
+	for (uint64_t i = 0; i < s->b; i++) {
+		int fd = slot_take(c, (unsigned)(s->a + i));
+		if (fd < 0)
+			return fd;
+		fd_path(path, fd);
+		if (n + text_length(path) + 80 > sizeof options)
+			return -E2BIG;
+		if (i)
+			options[n++] = ':';
+		copy_bytes(options + n, path, text_length(path));
+		n += text_length(path);
+	}
+	for (int i = 0; s->slot2 != CRECHE_SLOT_NONE && i < 2; i++) {
+		word = i ? ",workdir=" : ",upperdir=";
+		while (*word)
+			options[n++] = *word++;
+		int fd = slot_take(c, s->slot2 + (unsigned)i);
+		if (fd < 0)
+			return fd;
+		fd_path(path, fd);
+		copy_bytes(options + n, path, text_length(path));
+		n += text_length(path);
+	}
+	options[n] = 0;
+	r = sys5(__NR_mount, "overlay", "/", "overlay", 0, s->flags & CRECHE_USERXATTR ? options : options + 10);
+	if (r < 0)
+		return r;
+	/* "/" itself is still the old root for us: the new mount lies on top of it, reached by "/.." alone. */
+	r = sys3(__NR_open_tree, AT_FDCWD, "/..", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	sys2(__NR_umount2, "/..", MNT_DETACH);
+	return slot_put(c, s->slot, r);
+}
+
+/* Attaches a mount over "/", where no path of ours leads through it: a place for trees that others are taken
+   from (a detached mount can't be cloned before 6.15). It goes with the old root. */
+STEP(STAGE)
+{
+	int fd = slot_take(c, s->slot);
+
+	return fd < 0 ? fd : sys5(__NR_move_mount, fd, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH);
+}
+
+/* The same for the container's root, which is a mount of its own from here on, as pivot_root(2) wants it. */
+STEP(ROOT)
+{
+	long r = step_STAGE(c, s);
+	long fd;
+
+	if (r < 0)
+		return r;
+	fd = sys3(__NR_fcntl, slot_take(c, s->slot), F_DUPFD_CLOEXEC, 3);
+	return slot_put(c, CRECHE_SLOT_ROOT, fd);
+}
+
+/* Splits an absolute path of the container: `parent` gets the descriptor of the last directory (made where it is
+   not there), the result is the last name, or 0. Directories are made below descriptors, never by path. */
+static long make_parents(struct ctx *c, const char *path, char *buffer, const char **last)
+{
+	size_t n = text_length(path), cut = 1;
+	long parent;
+
+	if (n >= PATH_SIZE || path[0] != '/')
+		return -ENAMETOOLONG;
+	copy_bytes(buffer, path, n + 1);
+	while (n > 1 && buffer[n - 1] == '/')
+		buffer[--n] = 0;
+	parent = resolve(c, "/", O_PATH | O_DIRECTORY, 0);
+	for (size_t i = 1; i <= n && parent >= 0; i++) {
+		char end = buffer[i];
+		long next;
+
+		if (end && end != '/')
+			continue;
+		if (!end) {
+			*last = buffer + cut;
+			break;
+		}
+		buffer[i] = 0;
+		next = resolve(c, buffer, O_PATH | O_DIRECTORY, 0);
+		if (next == -ENOENT) {
+			long r = sys3(__NR_mkdirat, parent, buffer + cut, 0755);
+			next = r < 0 && r != -EEXIST ? r : resolve(c, buffer, O_PATH | O_DIRECTORY, 0);
+			if (r == -EEXIST && next == -ENOENT)
+				next = -ELOOP; /* a link that leads nowhere inside */
+		}
+		sys1(__NR_close, parent);
+		parent = next;
+		buffer[i] = '/';
+		cut = i + 1;
+	}
+	return parent;
+}
+
+/* A target to mount on: what is there, or a new directory, or a new file. */
+static long make_target(struct ctx *c, const char *path, int directory)
+{
+	char buffer[PATH_SIZE];
+	const char *last = "";
+	long parent, r, fd = resolve(c, path, O_PATH, 0);
+
+	if (fd != -ENOENT)
+		return fd;
+	parent = make_parents(c, path, buffer, &last);
+	if (parent < 0)
+		return parent;
+	if (directory)
+		r = sys3(__NR_mkdirat, parent, last, 0755);
+	else {
+		r = sys4(__NR_openat, parent, last, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0644);
+		if (r >= 0)
+			sys1(__NR_close, r);
+	}
+	sys1(__NR_close, parent);
+	if (r == -EEXIST)
+		return -ELOOP; /* a link that leads nowhere inside: it is not followed, and nothing is made at its end */
+	return r < 0 ? r : resolve(c, path, O_PATH, 0);
+}
+
+static long is_directory(int fd, int *yes)
+{
+	struct statx st;
+	long r = sys5(__NR_statx, fd, "", AT_EMPTY_PATH, STATX_TYPE, &st);
+
+	*yes = r >= 0 && (st.stx_mode & 0170000) == 0040000;
+	return r;
+}
+
+STEP(ATTACH)
+{
+	int tree = slot_take(c, s->slot), directory;
+	long target, r;
+
+	if (tree < 0)
+		return s->flags & CRECHE_OPTIONAL ? 0 : tree;
+	r = is_directory(tree, &directory);
+	if (r < 0)
+		return r;
+	if (s->flags & CRECHE_EMPTY_OK) {
+		int there;
+		target = resolve(c, TEXT(c, s), O_PATH, 0);
+		if (target == -ENOENT || target == -ENOTDIR)
+			return 0;
+		/* A mask comes as two trees, an empty directory and an empty file: the one that fits is used. */
+		if (target >= 0 && is_directory((int)target, &there) >= 0 && there != directory) {
+			sys1(__NR_close, target);
+			return 0;
+		}
+	} else
+		target = make_target(c, TEXT(c, s), directory);
+	if (target < 0)
+		return target;
+	r = sys5(__NR_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+	sys1(__NR_close, target);
+	return r;
+}
+
+STEP(MKDIR)
+{
+	long fd = make_target(c, TEXT(c, s), 1);
+	long r = 0;
+
+	if (fd < 0)
+		return fd;
+	if (s->a) {
+		long real = resolve(c, TEXT(c, s), O_RDONLY | O_DIRECTORY, 0);
+		r = real < 0 ? real : sys2(__NR_fchmod, real, s->a);
+		if (real >= 0)
+			sys1(__NR_close, real);
+	}
+	sys1(__NR_close, fd);
+	return r;
+}
+
+STEP(SYMLINK)
+{
+	char buffer[PATH_SIZE];
+	const char *last = "";
+	long r, parent = make_parents(c, TEXT2(c, s), buffer, &last);
+
+	if (parent < 0)
+		return parent;
+	r = sys3(__NR_symlinkat, TEXT(c, s), parent, last);
+	sys1(__NR_close, parent);
+	return r == -EEXIST && s->flags & CRECHE_OPTIONAL ? 0 : r;
+}
+
+/* A file with given bytes: below the directory in `slot` where there is one (one name), else in the root. */
+STEP(FILE)
+{
+	char buffer[PATH_SIZE];
+	const char *last = TEXT(c, s);
+	long parent, fd, r;
+
+	if (s->slot != CRECHE_SLOT_NONE)
+		parent = sys3(__NR_fcntl, slot_take(c, s->slot), F_DUPFD_CLOEXEC, 3);
+	else
+		parent = make_parents(c, TEXT(c, s), buffer, &last);
+	if (parent < 0)
+		return parent;
+	fd = sys4(__NR_openat, parent, last, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0600);
+	sys1(__NR_close, parent);
+	if (fd < 0)
+		return fd;
+	r = write_all((int)fd, TEXT2(c, s), s->text2_size);
+	if (r >= 0)
+		r = sys2(__NR_fchmod, fd, s->a);
+	sys1(__NR_close, fd);
+	return r;
+}
+
+/* A tree of its own made of one name below the staged directory in slot2. */
+STEP(LINK_TREE)
+{
+	int from = slot_take(c, s->slot2);
+
+	if (from < 0)
+		return from;
+	return slot_put(c, s->slot, sys3(__NR_open_tree, from, TEXT(c, s), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+}
+
+/* The new root becomes "/", the old one goes: pivot_root(2), "pivot_root(".", ".")". */
+STEP(PIVOT)
+{
+	int root = slot_take(c, CRECHE_SLOT_ROOT);
+	long r = sys1(__NR_fchdir, root);
+
+	(void)s;
+	if (r >= 0)
+		r = sys2(__NR_pivot_root, ".", ".");
+	if (r >= 0)
+		r = sys2(__NR_umount2, ".", MNT_DETACH);
+	if (r >= 0)
+		r = sys1(__NR_chdir, "/");
+	return r;
+}
+
+/* Writes text2 to a file of the kernel below the directory in `slot`. */
+STEP(WRITE)
+{
+	int at = slot_take(c, s->slot);
+	long fd, r;
+
+	if (at < 0)
+		return at;
+	fd = sys4(__NR_openat, at, TEXT(c, s), O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0);
+	if (fd < 0)
+		return fd;
+	r = sys3(__NR_write, fd, TEXT2(c, s), s->text2_size);
+	sys1(__NR_close, fd);
+	return r < 0 ? r : 0;
+}
+
+STEP(CLOSE)
+{
+	slot_drop(c, s->slot);
+	return 0;
+}
+
+/* A slot that the init keeps after its setup. */
+STEP(KEEP)
+{
+	if (s->slot >= 64)
+		return -EINVAL;
+	c->keep[s->slot / 32] |= 1u << s->slot % 32;
+	return 0;
+}
