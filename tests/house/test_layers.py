@@ -17,7 +17,6 @@ IMPURE = {
     "mmap",
     "select",
     "shutil",
-    "signal",
     "socket",
     "subprocess",
     "tempfile",
