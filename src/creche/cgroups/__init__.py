@@ -1,0 +1,25 @@
+"""Control groups by a few verbs: find a place, make a group with limits, put commands in it, watch, kill, remove."""
+
+from .choose import VARIABLE, find_place, find_place_async, reset
+from .group import Group, Sub
+from .hierarchy import Hierarchy
+from .place import Place
+from .values import CpuFigures, Events, IoFigures, MemoryFigures, Pressure, ProcessFigures, Stats
+
+__all__ = [
+    "VARIABLE",
+    "CpuFigures",
+    "Events",
+    "Group",
+    "Hierarchy",
+    "IoFigures",
+    "MemoryFigures",
+    "Place",
+    "Pressure",
+    "ProcessFigures",
+    "Stats",
+    "Sub",
+    "find_place",
+    "find_place_async",
+    "reset",
+]

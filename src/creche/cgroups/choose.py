@@ -1,0 +1,165 @@
+"""Finding the place where this process may make cgroups: looked for once, in a fixed order, each refusal kept."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+
+import anyio
+
+from ..errors import CgroupError
+from . import files, room, systemd
+from .hierarchy import Hierarchy, Standing, memberships, standings
+from .place import Place
+
+VARIABLE = "CRECHE_CGROUP"
+"""The environment's word: a kind ("v2", "systemd", "delegated", "container", "hybrid", "v1", "none") or a path."""
+
+KINDS = ("v2", "systemd", "delegated", "container", "hybrid", "v1", "none")
+
+_found: dict[tuple[int, str | None], Place] = {}
+_lock = threading.Lock()
+
+
+def reset() -> None:
+    """Forget what was found, so that the next call looks again."""
+    _found.clear()
+
+
+def find_place(environ: Mapping[str, str] = os.environ) -> Place:
+    """The place for this process's cgroups; never raises for want of one, as `Place.create` says what is missing.
+
+    Asks systemd over D-Bus where nothing nearer serves; that takes some 20 ms, once. On a loop use `find_place_async`.
+    Raises CgroupError where $CRECHE_CGROUP names no place.
+    """
+    if (known := _known(environ)) is not None:
+        return known
+    result: list[Place | BaseException] = []
+
+    def ask() -> None:
+        try:
+            result.append(anyio.run(find_place_async, environ))
+        except BaseException as error:  # noqa: BLE001 (it is raised again, in the caller's thread)
+            result.append(error)
+
+    thread = threading.Thread(target=ask, name="creche-place")  # a loop may be running in this one
+    thread.start()
+    thread.join()
+    if isinstance(result[0], BaseException):
+        raise result[0]
+    return result[0]
+
+
+async def find_place_async(environ: Mapping[str, str] = os.environ) -> Place:
+    """As `find_place`, for whoever is on a loop: asyncio, uvloop or trio."""
+    if (known := _known(environ)) is not None:
+        return known
+    with _lock:
+        near = survey(environ.get(VARIABLE))
+    if near.kind == "none" and environ.get(VARIABLE, "systemd") == "systemd":
+        near = await _systemd(near, asked=VARIABLE in environ, environ=environ)
+    return _found.setdefault((os.getpid(), environ.get(VARIABLE)), near)
+
+
+def _known(environ: Mapping[str, str]) -> Place | None:
+    return _found.get((os.getpid(), environ.get(VARIABLE)))
+
+
+def survey(asked: str | None = None, proc: str = "/proc/self") -> Place:
+    """The nearest place that needs nobody's help; kind "none", with the reasons, where there is none."""
+    if asked is not None and asked not in KINDS:
+        if not asked.startswith("/"):
+            raise CgroupError(f"{VARIABLE}={asked!r}", hint=f"a path, or one of {', '.join(KINDS)}")
+        return _given(asked)
+    here = _standings(proc)
+    two = next((s for s in here if s.version == 2), None)
+    reasons: list[str] = []
+    if asked in ("none", "systemd"):
+        return Place("none", reasons=(f"{VARIABLE} is {asked!r}",), hint=f"unset {VARIABLE}")
+    if asked in (None, "v2", "delegated", "container") and two is not None:
+        found = room.below(two)
+        if found.folder is not None:
+            hierarchy = Hierarchy(2, found.folder, found.controllers, two.point)
+            kind = room.kind(two, found.folder)
+            if asked in (None, kind) and found.controllers & room.WORTH:
+                return Place(kind, (hierarchy,), found.moved)
+            reasons.append(
+                f"{found.folder} is a {kind} place with {' '.join(found.controllers) or 'nothing'}"
+            )
+        reasons += found.reasons
+    if asked in (None, "hybrid", "v1"):
+        one = [
+            Hierarchy(1, s.own, s.controllers, s.point) for s in here if _writable_v1(s, reasons) and s.own
+        ]
+        if one:
+            unified = _unified(two) if asked != "v1" else None
+            if unified is not None:
+                return Place("hybrid", (unified, *one), reasons=tuple(reasons))
+            if asked != "hybrid":
+                return Place("v1", tuple(one), reasons=tuple(reasons))
+    if not here:
+        reasons.append("no cgroup file system is mounted")
+    return Place("none", reasons=tuple(dict.fromkeys(reasons)), hint=room.remedy(two))
+
+
+def _standings(proc: str) -> list[Standing]:
+    try:
+        return list(standings(files.read(f"{proc}/mountinfo"), files.read(f"{proc}/cgroup")))
+    except CgroupError:
+        return []  # no /proc: nothing can be known, so nothing is there
+
+
+def _writable_v1(standing: Standing, reasons: list[str]) -> bool:
+    if standing.version != 1:
+        return False
+    if standing.own is None or standing.readonly or not os.access(standing.own, os.W_OK):
+        what = "read-only" if standing.readonly else "not ours to write"
+        reasons.append(f"{standing.own or standing.point} is {what}")
+        return False
+    return True
+
+
+def _unified(two: Standing | None) -> Hierarchy | None:
+    """Version 2 beside version 1: it kills, freezes and counts processor time even without one controller."""
+    if two is None or two.own is None or two.readonly or not os.access(two.own, os.W_OK):
+        return None
+    found = room.below(two, moving=False)
+    if found.folder is None:
+        return Hierarchy(2, two.own, frozenset(), two.point)
+    return Hierarchy(2, found.folder, found.controllers, two.point)
+
+
+def _given(path: str) -> Place:
+    """The directory that the user names: a version 2 cgroup delegated to us, which needs no process in it."""
+    if not os.path.isfile(f"{path}/cgroup.subtree_control"):
+        raise CgroupError(
+            f"{VARIABLE} names no version 2 cgroup", path=path, hint="name a directory below a cgroup2 mount"
+        )
+    if (why := room.obstacle(path)) is not None:
+        return Place("none", reasons=(why,), hint=f"sudo chown -R $USER {path}, and no process in it")
+    return Place("delegated", (Hierarchy(2, path, room.controllers(path), path),))
+
+
+async def _systemd(near: Place, *, asked: bool, environ: Mapping[str, str]) -> Place:
+    """A scope of our own from systemd, where one runs; else *near* with one more reason."""
+    own = memberships(files.read_or("/proc/self/cgroup")).get("", "")
+    name = os.path.basename(own)
+    if (why := systemd.absent(environ)) is not None:
+        return _because(near, why)
+    if name.endswith(".service") and not asked:
+        hint = f"add Delegate=yes to {name}'s [Service] section, or set {VARIABLE}=systemd to have this process moved"
+        return _because(near, f"{own} is a service without Delegate=yes", hint)
+    try:
+        await systemd.enter_scope(environ)
+    except CgroupError as error:
+        return _because(near, str(error), error.hint)
+    inside = survey()
+    if inside.usable:
+        return Place("systemd", inside.hierarchies, inside.moved or "a scope of systemd's", near.reasons)
+    return _because(inside, "systemd made a scope that gives no room", room.remedy(None))
+
+
+def _because(place: Place, reason: str, hint: str | None = None) -> Place:
+    """*place* with one more reason why it is none."""
+    return Place(place.kind, place.hierarchies, place.moved, (*place.reasons, reason), hint or place.hint)

@@ -1,0 +1,55 @@
+"""The block device behind a path, by the number that the io controllers take."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from ..errors import CgroupError, UnsupportedError
+
+
+def device(path: str, sys: str = "/sys") -> str:
+    """ "major:minor" of the whole disk for a device node, a partition, or any file on a disk's file system.
+
+    Raises CgroupError where there is no such path, UnsupportedError where no one block device is behind it.
+    """
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise CgroupError(f"limits.io: {error.strerror}", path=path, errno=error.errno) from error
+    if stat.S_ISBLK(found.st_mode):
+        number = found.st_rdev
+    elif stat.S_ISCHR(found.st_mode):
+        raise UnsupportedError(
+            f"limits.io: {path} is a character device, not a block device",
+            hint="name the disk or a file on it",
+        )
+    else:
+        number = found.st_dev
+    name = f"{os.major(number)}:{os.minor(number)}"
+    folder = os.path.join(sys, "dev/block", name)
+    if os.major(number) == 0 or not os.path.exists(folder):
+        raise UnsupportedError(
+            f"limits.io: the file system of {path} has no block device of its own ({name}: tmpfs, overlay, btrfs, …)",
+            hint="name the disk below it, such as /dev/sda",
+        )
+    if os.path.exists(os.path.join(folder, "partition")):  # io.max answers ENODEV for partitions
+        with open(os.path.join(folder, "..", "dev"), encoding="ascii") as file:
+            return file.read().strip()
+    return name
+
+
+def weighing(sys: str = "/sys") -> bool:
+    """Whether any disk is scheduled by BFQ, or io.cost is at work: else io.weight is a number that nobody reads."""
+    for name in os.listdir(os.path.join(sys, "block")):
+        try:
+            with open(os.path.join(sys, "block", name, "queue/scheduler"), encoding="ascii") as file:
+                if "[bfq]" in file.read():
+                    return True
+        except OSError:
+            continue
+    try:
+        with open(os.path.join(sys, "fs/cgroup/io.cost.qos"), encoding="ascii") as file:
+            return "enable=1" in file.read()
+    except OSError:
+        return False
