@@ -78,7 +78,7 @@ static void say_ready(creche_job *job, uint32_t value)
    nothing any more. The number of descriptors that came, or an error. */
 static long await_go(int control, int supervisor, int *fds, unsigned room)
 {
-	struct creche_request go;
+	struct creche_request go = { 0 };
 	struct packet p;
 
 	for (;;) {
@@ -233,7 +233,7 @@ static int run_all(void *arg)
 		c.phase = CRECHE_PHASE_COMMAND;
 		c.report_fd = job->child_socket;
 		c.about_to_exec = tell_executing;
-		r = run_plan(&c, &job->command, job->command.fds.list, count);
+		run_plan(&c, &job->command, job->command.fds.list, count); /* returns only where it failed */
 	}
 	tell(c.report_fd >= 0 ? c.report_fd : job->child_socket, CRECHE_FAILED, &job->failure);
 	return 127;
