@@ -1,0 +1,221 @@
+"""What a Spec says about its filter, and the Filter that the kernel is given."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+
+from attrs import field, frozen
+
+from ...errors import SpecError
+from ...spec.checks import nearest
+from .compiler import clauses, compile_policy
+from .default import default_policy
+from .numbers import ARCHES, audit_arch, elsewhere, name_of, numbers
+from .rules import ALLOW, EPERM, NOSYS, Action, Kind, Policy, Rule, refuse
+from .simulate import run
+from .strict import strict_policy
+
+__all__ = ["Filter", "compile_filter", "explain", "summary", "verdict"]
+
+FIELD = "security.seccomp"
+
+# SECCOMP_FILTER_FLAG_NEW_LISTENER, and _WAIT_KILLABLE_RECV: a reported call is not begun anew by every signal (5.19).
+NEW_LISTENER, WAIT_KILLABLE = 1 << 3, 1 << 5
+WAIT_KILLABLE_SINCE = (5, 19)
+
+# Answers by which a kernel says that it has no such thing. Programs ask for what may be missing all the time
+# (clone3 before every thread): that is no violation.
+EXPECTED = (NOSYS, refuse(errno.ENOTTY))
+
+
+@frozen
+class Filter:
+    """A program for seccomp(2), ready to be installed.
+
+    Attributes:
+        program: an array of struct sock_filter, at most 4096.
+        flags: SECCOMP_FILTER_FLAG_* to install it with.
+        needs_listener: the installing call returns a descriptor, on which somebody has to answer.
+        arch: the processor it is for.
+        answers: where violations are reported, the program that says what they are answered with; else None.
+        policy: what it was made from.
+    """
+
+    program: bytes
+    flags: int
+    needs_listener: bool
+    arch: str
+    answers: bytes | None = field(repr=False, default=None)
+    policy: Policy = field(repr=False, eq=False, default=Policy(()))
+
+    def __len__(self) -> int:
+        """Its length in instructions."""
+        return len(self.program) // 8
+
+    def answer(self, number: int, args: tuple[int, ...] = ()) -> Action:
+        """What a reported call is to be answered with: the same as without reports.
+
+        A listener that gets an errno here sends it, and never SECCOMP_USER_NOTIF_FLAG_CONTINUE: what the arguments
+        point to may change after the look (seccomp_unotify(2)). NOTIFY means that the profile itself asked for the
+        call to be handed over.
+        """
+        return Action.of(run(self.answers or self.program, number, audit_arch(self.arch), args))
+
+
+def compile_filter(
+    seccomp: object,
+    *,
+    arch: str,
+    capabilities: frozenset[str] = frozenset(),
+    kernel: tuple[int, int] = (5, 14),
+    report: bool = False,
+) -> Filter | None:
+    """The filter that a Spec's ``security.seccomp`` asks for.
+
+    Args:
+        seccomp: ``"default"``, ``"strict"``, None for no filter, a profile in the JSON form of Docker and the OCI (a
+            mapping), or a SeccompRules (`allow`, `deny`, `base`).
+        arch: ``x86_64`` or ``aarch64``.
+        capabilities: those that the container will have, such as ``CAP_NET_ADMIN``.
+        kernel: its release, for rules that begin with one.
+        report: give violations to a listener, which sees them as they happen and answers them. A violation is a
+            call that would have got an errno other than ENOSYS or ENOTTY; each waits for the listener.
+
+    Raises:
+        SpecError: a profile that makes no sense, naming the place in it.
+        UnsupportedError: a processor without a table.
+    """
+    if seccomp is None:
+        return None
+    if isinstance(seccomp, str):
+        return _named(seccomp, arch, capabilities, kernel, report)
+    if isinstance(seccomp, Mapping):
+        # Its text is what a cache can look up; sorting would make two orders of rules look the same, and they are not.
+        return _from_json(_text(seccomp), arch, capabilities, kernel, report)
+    if all(hasattr(seccomp, name) for name in ("allow", "deny", "base")):
+        base: object = seccomp.base  # type: ignore[attr-defined]
+        allow, deny = tuple(seccomp.allow), tuple(seccomp.deny)  # type: ignore[attr-defined]
+        policy = _adjusted(_policy(base, arch, capabilities, kernel), allow, deny)
+        return _filter(policy, arch, kernel, report)
+    raise SpecError(FIELD, seccomp, 'give "default", "strict", None, a profile as a dict, or SeccompRules')
+
+
+def _text(profile: Mapping[object, object]) -> str:
+    try:
+        return json.dumps(profile)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SpecError(FIELD, profile, f"a profile holds what JSON can hold ({error})") from None
+
+
+def _policy(seccomp: object, arch: str, capabilities: frozenset[str], kernel: tuple[int, int]) -> Policy:
+    if seccomp is None:
+        return Policy((), otherwise=ALLOW, newer=ALLOW)
+    if isinstance(seccomp, Mapping):
+        from .oci import read_profile
+
+        return read_profile(json.loads(_text(seccomp)), arch=arch, capabilities=capabilities, kernel=kernel)
+    if seccomp == "default":
+        return default_policy(capabilities)
+    if seccomp == "strict":
+        return strict_policy()
+    raise SpecError(FIELD, seccomp, 'the profiles are "default" and "strict"; None is no filter')
+
+
+@lru_cache(maxsize=128)
+def _named(
+    name: str, arch: str, capabilities: frozenset[str], kernel: tuple[int, int], report: bool
+) -> Filter:
+    return _filter(_policy(name, arch, capabilities, kernel), arch, kernel, report)
+
+
+@lru_cache(maxsize=32)
+def _from_json(
+    text: str, arch: str, capabilities: frozenset[str], kernel: tuple[int, int], report: bool
+) -> Filter:
+    return _filter(_policy(json.loads(text), arch, capabilities, kernel), arch, kernel, report)
+
+
+def _adjusted(policy: Policy, allow: tuple[str, ...], deny: tuple[str, ...]) -> Policy:
+    """A policy with some calls opened and some shut, by name."""
+    for part, names in (("allow", allow), ("deny", deny)):
+        for at, name in enumerate(names):
+            if not any(name in numbers(arch) for arch in ARCHES) and name not in elsewhere():
+                raise SpecError(
+                    f"{FIELD}.{part}[{at}]",
+                    name,
+                    f"no processor has a call of this name{nearest(name, list(numbers(ARCHES[0])))}",
+                )
+    both = set(allow) & set(deny)
+    if both:
+        raise SpecError(f"{FIELD}.allow", min(both), "it is in deny as well: take it out of one of them")
+    spoken = {*allow, *deny}
+    kept = (
+        rule._replace(names=tuple(name for name in rule.names if name not in spoken)) for rule in policy.rules
+    )
+    rules = (*(rule for rule in kept if rule.names), Rule(allow, ALLOW), Rule(deny, EPERM))
+    return policy._replace(rules=rules)
+
+
+def _actions(policy: Policy) -> set[Action]:
+    return {policy.otherwise, policy.newer, *(rule.action for rule in policy.rules)}
+
+
+@lru_cache(maxsize=128)
+def _filter(policy: Policy, arch: str, kernel: tuple[int, int], report: bool) -> Filter:
+    quiet = compile_policy(policy, arch)
+    reported = frozenset(
+        action
+        for action in _actions(policy)
+        if report and action.kind is Kind.ERRNO and action not in EXPECTED
+    )
+    listens = bool(reported) or any(action.kind is Kind.NOTIFY for action in _actions(policy))
+    flags = policy.flags
+    if listens:
+        flags |= NEW_LISTENER | (WAIT_KILLABLE if kernel >= WAIT_KILLABLE_SINCE else 0)
+    program = compile_policy(policy, arch, reported) if reported else quiet
+    return Filter(program, flags, listens, arch, quiet if reported else None, policy)
+
+
+def verdict(
+    filter: Filter, number: int | str, args: tuple[int, ...] = (), *, arch: str | int | None = None
+) -> Action:
+    """What the kernel would answer to a call, by name or number; ``str()`` of it is for people.
+
+    `arch` is the processor that the call is made as, if not the filter's own: a name (``i386``) or an AUDIT_ARCH.
+    """
+    if isinstance(number, str):
+        if number not in numbers(filter.arch):
+            raise SpecError("call", number, f"{filter.arch} has no call of this name")
+        number = numbers(filter.arch)[number]
+    return Action.of(run(filter.program, number, audit_arch(filter.arch if arch is None else arch), args))
+
+
+def explain(filter: Filter) -> dict[str, str]:
+    """What the filter says about each call, as a sentence: ``{"socket": "EAFNOSUPPORT where …; else allow", …}``."""
+    said = {}
+    for number, stated in clauses(filter.policy, filter.arch).items():
+        parts: list[str] = []
+        for when, action in stated:
+            conditions = " and ".join(map(str, when))
+            parts.append(
+                f"{action} where {conditions}" if conditions else f"else {action}" if parts else f"{action}"
+            )
+        name = name_of(number, filter.arch)
+        assert name is not None  # clauses() speaks of the table's numbers alone
+        said[name] = "; ".join(parts)
+    return dict(sorted(said.items()))
+
+
+def summary(filter: Filter) -> str:
+    """The filter in one line, for the rendering of a Plan."""
+    said = explain(filter).values()
+    allowed = sum(text == str(ALLOW) for text in said)
+    looked_at = sum(" where " in text for text in said)
+    refused = len(said) - allowed - looked_at
+    return (
+        f"{filter.arch}: {allowed} calls allowed, {looked_at} by their arguments, {refused} refused, newer ones "
+        f"{filter.policy.newer}; {len(filter)} instructions"
+    )
