@@ -38,13 +38,17 @@ def _rebuild(cls: type[CrecheError], values: dict[str, Any]) -> CrecheError:
     return cls(**values)
 
 
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
 def _shown(value: object) -> str:
     """`value` on one line and not too long: what is wrong may be a megabyte, or have a repr that raises."""
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001 - the repr is a stranger's, and may raise anything
         text = f"<{type(value).__name__}>"
-    text = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+    text = _printable(text)
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
@@ -90,7 +94,7 @@ class SpecError(CrecheError, ValueError):
         super().__init__(field, value, wish)
 
     def __str__(self) -> str:
-        return f"{self.field}: {_shown(self.value)} is refused: {self.wish}"
+        return _printable(f"{self.field}: {_shown(self.value)} is refused: {self.wish}")
 
     def at(self, natural: str, actual: str) -> SpecError:
         """The same error told from further out: ``Bind.target`` becomes ``mounts[1].target``."""

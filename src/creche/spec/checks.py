@@ -5,7 +5,7 @@ says in JSON Schema what it takes. `setting` makes it the *converter* of a field
 validators stop running in the whole process once anybody calls ``attrs.validators.set_disabled(True)``.
 
 With `setting`, type checkers see a field's type after the conversion. What may be given is told by an `__init__`
-under TYPE_CHECKING; tests hold the two together.
+under TYPE_CHECKING, of which a class is relieved by `built`; tests hold the two together.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
 from ..errors import SpecError
 
 Schema = dict[str, Any]
+T = TypeVar("T")
 
 ID_END = 2**32 - 1  #: the first number that is no uid or gid: the kernel's "no such id" (user_namespaces(7))
 _PATH_MAX = 4096  # bytes with the NUL: path_resolution(7)
@@ -43,7 +44,7 @@ class Check:
         return SpecError(path, value, wish or self.wish)
 
 
-def setting(check: Check, default: Any = attrs.NOTHING, *, kw_only: bool = False) -> Any:
+def setting(check: Check, default: Any = attrs.NOTHING, *, kw_only: bool = False, eq: Any = True) -> Any:
     """A field of a Spec class, whose values go through `check` under the path ``<class's place>.<field>``."""
 
     def convert(value, self, attribute):  # type: ignore[no-untyped-def] # annotations would become __init__'s
@@ -53,9 +54,22 @@ def setting(check: Check, default: Any = attrs.NOTHING, *, kw_only: bool = False
     return attrs.field(
         default=default,
         kw_only=kw_only,
+        eq=eq,
         converter=attrs.Converter(convert, takes_self=True, takes_field=True),
         metadata={"check": check},
     )
+
+
+def built(cls: type[T]) -> type[T]:
+    """Gives an attrs class of ``init=False`` the constructor that attrs made for it.
+
+    mypy's plugin would put a signature of its own in the place of ours, unless ``init=False`` keeps it away; and
+    classes must stay attrs' own, or `attrs.evolve` would not type-check.
+    """
+    init: Any = vars(cls)["__attrs_init__"]
+    init.__name__, init.__qualname__ = "__init__", f"{cls.__qualname__}.__init__"  # for a TypeError's text
+    type.__setattr__(cls, "__init__", init)
+    return cls
 
 
 def nearest(word: object, known: Iterable[str]) -> str:

@@ -22,6 +22,7 @@ from .checks import (
     Schema,
     Text,
     Whole,
+    built,
     setting,
 )
 from .identity import ID_MAPS, IdMap
@@ -67,7 +68,8 @@ class HostView:
     PLACE: ClassVar[str] = "HostView"
 
 
-@frozen
+@built
+@frozen(init=False)
 class Directory:
     """A directory of the host as the root. A relative path counts from the working directory at the start."""
 
@@ -81,7 +83,8 @@ class Directory:
         def __init__(self, path: Path, readonly: bool = False) -> None: ...
 
 
-@frozen
+@built
+@frozen(init=False)
 class Overlay:
     """Directories of the host laid over each other (overlayfs): as the root, or as a mount with a `target`.
 
@@ -135,7 +138,8 @@ def _within(path: str, other: str) -> bool:
     return inner == outer or inner.startswith(outer.rstrip("/") + "/")
 
 
-@frozen
+@built
+@frozen(init=False)
 class Bind:
     """A file or directory of the host, with all that is mounted below it, seen at `target`.
 
@@ -185,7 +189,8 @@ class Bind:
             )
 
 
-@frozen
+@built
+@frozen(init=False)
 class Tmpfs:
     """A file system in memory. `size` is in bytes, or text such as "64M"; None is 64 MiB. `inodes` bounds its files.
 
@@ -220,7 +225,7 @@ class Tmpfs:
         ) -> None: ...
 
 
-class _Content(Check):
+class Content(Check):
     """Bytes of a file; text is written as UTF-8."""
 
     wish = f"give bytes or str, at most {FILE_MAX >> 20} MiB of them"
@@ -249,14 +254,15 @@ class _Content(Check):
         return {"anyOf": [{"type": "string"}, coded]}
 
 
-@frozen
+@built
+@frozen(init=False)
 class File:
     """A file that exists in the container alone: its content is in the Spec, as bytes or as text (UTF-8)."""
 
     PLACE: ClassVar[str] = "File"
 
     target: str = setting(_TARGET)
-    content: bytes = setting(_Content())
+    content: bytes = setting(Content())
     mode: int = setting(Mode(0o777), 0o644)
     readonly: bool = setting(_FLAG, True)
 
@@ -271,7 +277,8 @@ class File:
         ) -> None: ...
 
 
-@frozen
+@built
+@frozen(init=False)
 class Symlink:
     """A symbolic link made at `target` that says `source`, which need not exist and is never followed by us."""
 
@@ -302,7 +309,8 @@ class _HidePid(Choice):
         return {"enum": [*self.words, *self.NUMBERS]}
 
 
-@frozen
+@built
+@frozen(init=False)
 class Proc:
     """The proc of the container's PID namespace; `hidepid` and ``subset="pid"`` as in proc(5)."""
 
@@ -319,7 +327,8 @@ class Proc:
         ) -> None: ...
 
 
-@frozen
+@built
+@frozen(init=False)
 class Sysfs:
     """sysfs, read-only, as the container's network namespace shows it."""
 
@@ -332,7 +341,8 @@ class Sysfs:
         def __init__(self, target: Path = "/sys") -> None: ...
 
 
-@frozen
+@built
+@frozen(init=False)
 class DevPts:
     """A devpts of the container's own, for its terminals."""
 
@@ -345,7 +355,8 @@ class DevPts:
         def __init__(self, target: Path = "/dev/pts") -> None: ...
 
 
-@frozen
+@built
+@frozen(init=False)
 class Mqueue:
     """The POSIX message queues of the container's IPC namespace."""
 

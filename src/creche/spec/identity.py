@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from attrs import frozen
 
 from ..errors import SpecError
-from .checks import ID_END, A, Check, Each, Maybe, Schema, Whole, setting, text
+from .checks import ID_END, A, Check, Each, Maybe, Schema, Whole, built, setting, text
 
 __all__ = ["IdMap", "UserRef", "covers", "overlap"]
 
@@ -17,7 +17,8 @@ ID = Whole(0, ID_END - 1, "an id")
 _NAME = re.compile(r"[^-\s:/,\x00-\x1f\x7f][^\s:/,\x00-\x1f\x7f]{0,254}")
 
 
-@frozen
+@built
+@frozen(init=False)
 class IdMap:
     """One line of a uid_map or gid_map: `count` ids from `inside` are those from `outside` (user_namespaces(7)).
 

@@ -12,7 +12,7 @@ from attrs import frozen
 
 from ..errors import SpecError
 from ..units import number, seconds, size
-from .checks import Check, Flag, HostPath, Maybe, Schema, Table, Whole, nearest, setting
+from .checks import Check, Flag, HostPath, Maybe, Schema, Table, Whole, built, nearest, setting
 
 __all__ = ["Limits"]
 
@@ -186,7 +186,8 @@ if TYPE_CHECKING:
     Numbers = str | Sequence[int]
 
 
-@frozen(kw_only=True)
+@built
+@frozen(kw_only=True, init=False)
 class Limits:
     """What a container may use. None is no limit; what cannot be enforced here is an error at the start.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import frozen
 
-from .checks import Check, Schema, setting, text
+from .checks import Check, Schema, built, setting, text
 
 __all__ = ["Namespaces"]
 
@@ -43,13 +43,23 @@ class _Namespace(Check):
         }
 
 
-_NEW_OR_JOINED = _Namespace()
+_NAMESPACE = _Namespace()
+
+
+def _typed(value: object) -> tuple[type, object]:
+    return (type(value), value)  # the descriptor 1 is not True, nor 0 False
+
+
+def _kind(default: bool) -> Any:
+    return setting(_NAMESPACE, default, eq=_typed)
+
 
 if TYPE_CHECKING:
     Namespace = bool | int | str | bytes | os.PathLike[str] | os.PathLike[bytes]
 
 
-@frozen(kw_only=True)
+@built
+@frozen(kw_only=True, init=False)
 class Namespaces:
     """For each kind: True, a new one; False, the caller's; a path or descriptor, an existing one to join.
 
@@ -59,14 +69,14 @@ class Namespaces:
 
     PLACE: ClassVar[str] = "namespaces"
 
-    user: bool | int | str = setting(_NEW_OR_JOINED, True)
-    mount: bool | int | str = setting(_NEW_OR_JOINED, True)
-    pid: bool | int | str = setting(_NEW_OR_JOINED, True)
-    network: bool | int | str = setting(_NEW_OR_JOINED, True)
-    ipc: bool | int | str = setting(_NEW_OR_JOINED, True)
-    uts: bool | int | str = setting(_NEW_OR_JOINED, True)
-    cgroup: bool | int | str = setting(_NEW_OR_JOINED, True)
-    time: bool | int | str = setting(_NEW_OR_JOINED, False)
+    user: bool | int | str = _kind(True)
+    mount: bool | int | str = _kind(True)
+    pid: bool | int | str = _kind(True)
+    network: bool | int | str = _kind(True)
+    ipc: bool | int | str = _kind(True)
+    uts: bool | int | str = _kind(True)
+    cgroup: bool | int | str = _kind(True)
+    time: bool | int | str = _kind(False)
 
     if TYPE_CHECKING:
 

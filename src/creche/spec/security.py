@@ -9,7 +9,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from attrs import frozen
 
 from ..errors import SpecError
-from .checks import A, Check, Choice, Each, Flag, InnerPath, Maybe, Schema, Whole, Word, nearest, setting
+from .checks import (
+    A,
+    Check,
+    Choice,
+    Each,
+    Flag,
+    InnerPath,
+    Maybe,
+    Schema,
+    Whole,
+    Word,
+    built,
+    nearest,
+    setting,
+)
 from .profile import PROFILE_SCHEMA, checked_profile
 
 if TYPE_CHECKING:
@@ -53,7 +67,8 @@ _COVERED = Maybe(Each(InnerPath(), "absolute paths inside the container", unique
 _PORTS = Maybe(Each(Whole(0, 65535, "a port"), "ports", unique=True))
 
 
-@frozen(kw_only=True)
+@built
+@frozen(kw_only=True, init=False)
 class Landlock:
     """Rules of landlock(7): once there is one, what no rule allows is refused.
 
@@ -90,7 +105,8 @@ _CALLS = Each(
 )
 
 
-@frozen(kw_only=True)
+@built
+@frozen(kw_only=True, init=False)
 class SeccompRules:
     """A built-in filter with a few system calls changed: `allow` adds to those of `base`, `deny` takes away."""
 
@@ -113,7 +129,7 @@ class SeccompRules:
             )
 
 
-class _Seccomp(Check):
+class Seccomp(Check):
     """A built-in filter's name, an OCI or Docker profile as a dict, SeccompRules, or None for no filter."""
 
     wish = 'give "default", "strict", an OCI profile as a dict, SeccompRules, or None for no filter'
@@ -136,7 +152,8 @@ class _Seccomp(Check):
 _LABEL = r"[^\x00-\x20\x7f][^\x00-\x1f\x7f]*"
 
 
-@frozen(kw_only=True)
+@built
+@frozen(kw_only=True, init=False)
 class Security:
     """What a container may do. The defaults hold for strangers' code.
 
@@ -149,7 +166,7 @@ class Security:
     PLACE: ClassVar[str] = "security"
 
     capabilities: tuple[str, ...] = setting(Each(_Capability(), "capabilities", unique=True), ())
-    seccomp: str | dict[str, Any] | SeccompRules | None = setting(_Seccomp(), "default")
+    seccomp: str | dict[str, Any] | SeccompRules | None = setting(Seccomp(), "default")
     no_new_privs: bool = setting(Flag(), True)
     masked_paths: tuple[str, ...] | None = setting(_COVERED, None)
     readonly_paths: tuple[str, ...] | None = setting(_COVERED, None)

@@ -24,6 +24,7 @@ from .checks import (
     Text,
     Whole,
     Word,
+    built,
     setting,
     text,
 )
@@ -37,9 +38,14 @@ from .stdio import PASS_FDS, STDERR, STDIN, STDOUT, TTY
 from .tuning import RLIMITS, SYSCTL, TIME_OFFSETS
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from .filesystem import Path
 
-    Stdio = str | int | Any | None  # Any: an object with fileno()
+    class HasFileno(Protocol):
+        def fileno(self) -> int: ...
+
+    Stdio = str | int | HasFileno | None
 
 __all__ = ["Spec"]
 
@@ -105,20 +111,11 @@ class _Network(Check):
         return {"type": "null"}
 
 
-class _Limits(Check):
+class _Limits(A):
     """Limits; None is none of them."""
 
-    wish = "give Limits(…), or None for no limits"
-
-    def __call__(self, value: Any, path: str) -> Limits:
-        if value is None:
-            return Limits()
-        if not isinstance(value, Limits):
-            raise self.refuse(value, path)
-        return value
-
-    def schema(self) -> Schema:
-        return Maybe(A(Limits)).schema()
+    def __call__(self, value: Any, path: str) -> Any:
+        return Limits() if value is None else super().__call__(value, path)
 
 
 _HOSTNAME = Maybe(
@@ -137,7 +134,8 @@ _ENV = Table(
 )
 
 
-@frozen
+@built
+@frozen(init=False)
 class Spec:
     """What you want: a command, what it sees, who it is, what it may use and do. Pure data, checked when built.
 
@@ -166,7 +164,7 @@ class Spec:
     rootfs: Rootfs = setting(ROOTFS, HostView(), kw_only=True)
     mounts: tuple[Mount, ...] = setting(MOUNTS, (), kw_only=True)
     devices: tuple[str, ...] = setting(_DEVICES, (), kw_only=True)
-    limits: Limits = setting(_Limits(), Limits(), kw_only=True)
+    limits: Limits = setting(_Limits(Limits), Limits(), kw_only=True)
     security: Security = setting(A(Security), Security(), kw_only=True)
     network: None = setting(_Network(), None, kw_only=True)
     rlimits: dict[str, tuple[int, int]] = setting(RLIMITS, attrs.Factory(dict), kw_only=True)
