@@ -16,8 +16,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("spec",),
     ("_raw", "_surroundings", "machine", "diagnose"),
     ("plan",),
+    ("_native",),  # the list of Steps is written in C: the codecs ask it
     ("wire",),
-    ("_native",),
     ("cgroups",),
     ("spawn",),
     ("streams", "watch"),

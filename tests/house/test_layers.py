@@ -21,7 +21,7 @@ IMPURE = {
     "subprocess",
     "tempfile",
 }
-IMPURE |= {"threading", "time", "trio", "pathlib", "creche._native"}
+IMPURE |= {"threading", "time", "trio", "pathlib"}
 PURE_OF_OS = {"fsdecode", "fsencode", "fspath", "PathLike", "path", "strerror"}
 PURE_OF_PATH = {"isabs", "join", "normpath", "basename", "dirname", "split", "sep", "commonpath", "relpath"}
 
