@@ -65,8 +65,8 @@ def examine(
     """
     return (
         *_kernel(machine),
-        *_user(machine),
         *_calls(machine, trial),
+        *_user(machine),
         *_namespaces(machine, trial, executable),
         *_mounts(machine, trial, executable),
         *_cgroup(place, controllers),

@@ -10,6 +10,7 @@ from functools import lru_cache
 import attrs
 
 from . import _surroundings as surroundings
+from .spec.security import CAPABILITIES
 
 __all__ = [
     "CAPABILITIES",
@@ -20,15 +21,6 @@ __all__ = [
     "Machine",
     "probe",
 ]
-
-_CAPABILITY_WORDS = """
-    CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
-    NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT
-    SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP
-    MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE
-"""
-#: Capability names by number, capabilities(7); the kernel says in cap_last_cap how many of them it knows.
-CAPABILITIES: tuple[str, ...] = tuple("CAP_" + word for word in _CAPABILITY_WORDS.split())
 
 #: Where root's containers live when neither "creche" nor "root" has lines in /etc/subuid: 65,536 ids that systemd's
 #: "Users, Groups, UIDs and GIDs" leaves free (1879048192 to 2147483647), so no account and no nspawn container has them.

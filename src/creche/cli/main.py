@@ -1,0 +1,104 @@
+"""`creche`: the group of commands; each is imported only when it is called, so that `creche run` starts fast."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+__all__ = ["cli", "main"]
+
+#: Command, module, and the line that `creche --help` shows for it without importing the module.
+_COMMANDS = {
+    "run": ("run", "Run a command in a container of its own."),
+    "plan": ("plan", "Show every step the kernel would be told for such a run."),
+    "doctor": ("doctor", "Tell what works on this machine, what not, why, and what would change it."),
+    "schema": ("schema", "Print the JSON Schema of spec files."),
+    "rm": ("rm", "Remove trees that containers left behind under foreign ids."),
+    "completion": ("completion", "Print the script that completes creche's options in your shell."),
+}
+
+OUR_FAILURE = 125
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"creche.cli.{_COMMANDS[name][0]}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], _COMMANDS, 1)
+            if near:
+                error.message += f" Did you mean {near[0]!r}?"
+            raise
+
+
+def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"creche {version('creche')}")
+        ctx.exit()
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version."
+)
+def cli() -> None:
+    """Containers without a daemon and without root.
+
+    \b
+    creche run python3 -c 'print(6*7)'           a container with nothing personal in it
+    creche run -m 64M --pids 32 --timeout 5 …    with limits that hold
+    creche run -v .:/work -w /work make          with this directory in it
+    creche plan --json …                         what the kernel would be told
+    creche doctor                                what works here, and what would change the rest
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The program. Our own failures end with 125 in `creche run`, so that they can be told from the command's."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    runs = arguments[:1] == ["run"]
+    try:
+        code: Any = cli.main(arguments, prog_name="creche", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = OUR_FAILURE if runs else error.exit_code
+    except click.Abort:
+        code = 130
+    except BrokenPipeError:
+        code = _closed_pipe()
+    sys.exit(code)
+
+
+def _closed_pipe() -> int:
+    """End as a program ends that SIGPIPE kills (`creche doctor | head -1`), without a word on stderr."""
+    import os
+
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)  # or the interpreter's last flush complains once more
+    return 141
+
+
+if __name__ == "__main__":
+    main()
