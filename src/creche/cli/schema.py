@@ -17,6 +17,6 @@ def command() -> None:
     """
     import json
 
-    from creche.spec.load import json_schema
+    from creche.spec.schema import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))
