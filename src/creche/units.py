@@ -9,9 +9,9 @@ from .errors import SpecError
 
 __all__ = ["escaped", "format_seconds", "format_size", "number", "seconds", "size"]
 
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s?(?:([KMGTP])(?:i?B)?|B)?", re.ASCII | re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)(?: ?(?:([KMGTP])(?:i?B)?|B))?", re.ASCII | re.IGNORECASE)
 _POWERS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50}
-_SECONDS = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)\s?(us|µs|ms|s|m|min|h|d)?", re.ASCII)
+_SECONDS = re.compile(r"(-?[0-9]+(?:\.[0-9]+)?)(?: ?(us|µs|ms|s|m|min|h|d))?", re.ASCII)
 _LENGTHS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST = 40  # characters of a number: a hostile file must not make int() or the expressions work
 
@@ -21,19 +21,18 @@ def size(value: object, field: str) -> int:
 
     Raises SpecError for anything else: floats, negative numbers, parts of a byte, 2**63 and more.
     """
-    wish = 'give bytes as an int, or text such as "64M" or "1.5G"'
+    result = value
     if isinstance(value, str) and len(value) <= _LONGEST and (match := _SIZE.fullmatch(value)):
         digits, unit = match[1], (match[2] or "").upper()
         whole, _, part = digits.partition(".")
-        scaled, rest = divmod(int(whole + part) << _POWERS[unit], 10 ** len(part))
+        result, rest = divmod(int(whole + part) << _POWERS[unit], 10 ** len(part))
         if rest:
             raise SpecError(field, value, "it is no whole number of bytes")
-        value = scaled
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise SpecError(field, value, wish)
-    if value >= 1 << 63:
+    if not isinstance(result, int) or isinstance(result, bool) or result < 0:
+        raise SpecError(field, value, 'give bytes as an int, or text such as "64M" or "1.5G"')
+    if result >= 1 << 63:
         raise SpecError(field, value, "it is more than the kernel can count (2**63 - 1 bytes)")
-    return int(value)
+    return int(result)
 
 
 def seconds(value: object, field: str, *, negative: bool = False) -> float:
@@ -105,7 +104,6 @@ def escaped(text: str | bytes, longest: int = 200) -> str:
     if isinstance(text, bytes):
         text = text[-4 * longest :].decode("utf-8", "backslashreplace")
     cut = "…" if len(text) > longest else ""
-    quoted = repr(
-        text[-longest:]
-    )  # repr escapes what is not printable: controls, bidi marks, lone surrogates
+    # repr escapes what is not printable: controls, marks of direction, lone surrogates
+    quoted = repr(text[-longest:])
     return f"{quoted[0]}{cut}{quoted[1:]}"

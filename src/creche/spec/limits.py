@@ -16,7 +16,7 @@ from .checks import Check, Flag, HostPath, Maybe, Schema, Table, Whole, built, n
 
 __all__ = ["Limits"]
 
-_SIZE_TEXT = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?\s?(([KMGTPkmgtp])([iI]?[bB])?|[bB])?$"}
+_SIZE_TEXT = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?( ?(([KMGTPkmgtp])([iI]?[bB])?|[bB]))?$"}
 _LEAST_MEMORY = 256 << 10  # below this nothing starts, and what was meant was another unit
 _LEAST_QUOTA = 1000  # microseconds in a period: sched-bwc.rst
 _PERIOD = 100_000  # microseconds: cpu.max's default, cgroup-v2.rst

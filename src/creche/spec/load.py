@@ -106,11 +106,9 @@ def _object(classes: tuple[type, ...], value: Any, path: str) -> Any:
     if len(classes) > 1:
         cls = _tagged(classes, fields.pop("type", None), path)
     known = {attribute.name: attribute for attribute in attrs.fields(cls)}
-    for key in fields:
+    for key, item in fields.items():
         if key not in known:
-            raise SpecError(
-                _below(path, key), fields[key], f"{cls.__name__} has no such field{nearest(key, known)}"
-            )
+            raise SpecError(_below(path, key), item, f"{cls.__name__} has no such field{nearest(key, known)}")
     for name, attribute in known.items():
         if attribute.default is attrs.NOTHING and name not in fields:
             raise SpecError(_below(path, name), None, "it is required")

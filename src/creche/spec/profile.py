@@ -23,6 +23,7 @@ _ACTION = Choice(
     "SCMP_ACT_KILL_THREAD",
     "SCMP_ACT_TRAP",
     "SCMP_ACT_ERRNO",
+    "SCMP_ACT_NOTIFY",
     "SCMP_ACT_LOG",
     "SCMP_ACT_ALLOW",
 )

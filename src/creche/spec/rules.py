@@ -25,12 +25,6 @@ def _command(spec: Spec) -> None:
     if spec.command is None and not spec.has_init:
         why = "init is False" if not spec.init else "namespaces.pid is not True, so there is no init of ours"
         raise SpecError("command", None, f"{why}, and nothing would keep the container alive: give a command")
-    if spec.inherit_env and spec.env:
-        for index, name in enumerate(spec.inherit_env):
-            if name in spec.env:
-                raise SpecError(
-                    f"inherit_env[{index}]", name, "env sets it already; leave it out of one of them"
-                )
 
 
 def _ids(spec: Spec) -> None:

@@ -13,10 +13,10 @@ from .load import NONE, _fields, tag
 from .security import Seccomp, SeccompRules
 from .spec import Spec
 
-__all__ = ["spec_schema"]
+__all__ = ["json_schema"]
 
 
-def spec_schema() -> Schema:
+def json_schema() -> Schema:
     """What `Spec.from_dict` takes, as a new dict that JSON can hold. Rules between fields are not in it."""
     definitions: dict[str, Schema] = {}
     top = _definition(Spec, False, definitions)

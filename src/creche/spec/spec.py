@@ -47,8 +47,14 @@ if TYPE_CHECKING:
 
     Stdio = str | int | HasFileno | None
 
-__all__ = ["Spec"]
+__all__ = ["DEFAULT_ENV", "Spec"]
 
+#: what ``env=None`` stands for: PATH, HOME and LANG, and no more
+DEFAULT_ENV = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/",
+    "LANG": "C.UTF-8",
+}
 _ARGUMENT_MAX = 131_071  # MAX_ARG_STRLEN without the NUL: execve(2)
 
 
