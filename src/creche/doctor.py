@@ -115,11 +115,9 @@ def _calls(machine: Machine, trial: Trial) -> Iterator[Finding]:
         yield Finding("kernel", "outer seccomp filter", "yes", found, needed=True)
         return
     calls = ", ".join(f"{name} ({_name(answer)})" for name, answer in refused.items())
-    answer = refused.get("clone3", next(iter(refused.values())))
-    filtered = why_no_userns(machine, e.EPERM, Evidence(clone3=answer))
-    yield Finding(
-        "kernel", "outer seccomp filter", "no", f"refuses {calls}", filtered.sentence, filtered.hint, True
-    )
+    why = "the seccomp filter around this process refuses calls that containers are made with"
+    fix = why_no_userns(machine, e.EPERM, Evidence(clone3=e.EPERM)).hint
+    yield Finding("kernel", "outer seccomp filter", "no", f"refuses {calls}", why, fix, True)
 
 
 def _namespaces(machine: Machine, trial: Trial, executable: str) -> Iterator[Finding]:
@@ -165,12 +163,13 @@ def _mounts(machine: Machine, trial: Trial, executable: str) -> Iterator[Finding
     if good:
         yield Finding("mounts", "file systems", "yes", ", ".join(good), needed=True)
     evidence = Evidence(mount=trial.filtered.get("mount") or e.ENOENT, executable=executable)
+    refused: dict[tuple[int, Refusal], list[str]] = {}  # one finding for all that have one cause
     for kind, answer in trial.mounts.items():
         if answer:
-            why, fix = why_no_mount(machine, answer, kind, evidence)
-            yield Finding(
-                "mounts", kind, "no", _name(answer), why, fix, kind in ("private", "tmpfs", "fsopen", "proc")
-            )
+            refused.setdefault((answer, why_no_mount(machine, answer, kind, evidence)), []).append(kind)
+    for (answer, refusal), kinds in refused.items():
+        needed = bool({"private", "tmpfs", "fsopen", "proc"} & set(kinds))
+        yield Finding("mounts", ", ".join(kinds), "no", _name(answer), *refusal, needed)
     if trial.mounts.get("overlay") == 0 and not machine.overlay_lowerdir_plus:
         why = "layers are named one by one from 6.7 on; before, all of them share one string of 255 bytes"
         yield Finding(
@@ -215,7 +214,7 @@ def _security(machine: Machine) -> Iterator[Finding]:
             "security", "Landlock", "no", "not there", why, "boot with lsm=landlock,… on the kernel's line"
         )
     if machine.no_new_privs:
-        yield Finding("security", "no_new_privs", "yes", "set on this process: setuid helpers do not work")
+        yield Finding("security", "no_new_privs", "partly", "set on this process: setuid helpers do not work")
     if machine.apparmor_restrict_userns:
         found = f"restricts user namespaces; our profile: {machine.apparmor_label}"
         yield Finding("security", "AppArmor", "yes", found)

@@ -67,7 +67,7 @@ def test_a_filter_that_refuses_only_mount() -> None:
     """Namespaces work and mounts do not: the reason is the filter, and it is said of each mount."""
     found = around.findings(answers={"mount": errno.EPERM})
     assert found["user"]["state"] == "yes"
-    assert "seccomp filter around this process answers mount with EPERM" in found["tmpfs"]["why"]
+    assert "seccomp filter around this process answers mount with EPERM" in found["private, tmpfs"]["why"]
 
 
 def test_a_filter_that_kills() -> None:

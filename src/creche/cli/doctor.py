@@ -123,20 +123,27 @@ def render(findings: tuple[Finding, ...], width: int | None = None) -> str:
 
 def _details(finding: Finding, width: int | None) -> list[str]:
     import shutil
-    import textwrap
 
     columns = max((width or shutil.get_terminal_size((100, 24)).columns) - 1, 60)
-    space = " " * 6
     lines = []
     if finding.why:
-        lines += textwrap.wrap(
-            "why: " + finding.why,
-            columns,
-            initial_indent=space,
-            subsequent_indent=space + "     ",
-            break_long_words=False,
-        )
+        lines += _wrapped("why: ", finding.why, columns)
+    commands = finding.fix.startswith("sudo ") or "\n" in finding.fix
     for number, line in enumerate(finding.fix.splitlines()):
+        label = "fix: " if number == 0 else "     "
         # what may be a command is never broken: it is there to be copied
-        lines.append(space + ("fix: " if number == 0 else "     ") + line)
+        lines += [" " * 6 + label + line] if commands else _wrapped(label, line, columns)
     return lines
+
+
+def _wrapped(label: str, text: str, columns: int) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(
+        text,
+        columns,
+        initial_indent=" " * 6 + label,
+        subsequent_indent=" " * 11,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
