@@ -77,8 +77,10 @@ EXPLAINED: list[tuple[Exit, str]] = [
             oom_kills=1,
             detail={"limit_value": 64 << 20, "peak": 64 << 20, "duration": 2.0, "process": "cc1"},
         ),
-        "the command was killed by the kernel for memory after 2 s, having held 64M: 1 process was killed for memory "
-        "(the process 'cc1'); give it more than limits.memory of 64M, or make it hold less",
+        (
+            "the command was killed by the kernel for memory after 2 s, having held 64M: 1 process was killed "
+            "for memory (the process 'cc1'); give it more than limits.memory of 64M, or make it hold less"
+        ),
     ),
     (
         Exit(None, 9, Reason.TIMEOUT, limit="timeout", detail={"limit_value": 5.0}),

@@ -44,8 +44,11 @@ class Check:
         return SpecError(path, value, wish or self.wish)
 
 
-def setting(check: Check, default: Any = attrs.NOTHING, *, kw_only: bool = False, eq: Any = True) -> Any:
-    """A field of a Spec class, whose values go through `check` under the path ``<class's place>.<field>``."""
+def setting(check: Check, default: Any = attrs.NOTHING, *, kw_only: Any = None, eq: Any = True) -> Any:
+    """A field of a Spec class, whose values go through `check` under the path ``<class's place>.<field>``.
+
+    `kw_only` None leaves it to the class, in attrs of before 25.4 (where False does) as in later ones.
+    """
 
     def convert(value, self, attribute):  # type: ignore[no-untyped-def] # annotations would become __init__'s
         place = self.PLACE
