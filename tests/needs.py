@@ -119,6 +119,20 @@ def _user() -> str | None:
     return None if os.geteuid() != 0 else "to be an ordinary user"
 
 
+@_need("libseccomp")
+def _libseccomp() -> str | None:
+    try:
+        ctypes.CDLL("libseccomp.so.2")
+    except OSError:
+        return "libseccomp.so.2 (Debian's package libseccomp2)"
+    return None
+
+
+@_need("x86_64")
+def _x86_64() -> str | None:
+    return None if os.uname().machine == "x86_64" else "a machine with x86-64"
+
+
 @_need("userns")
 def _userns() -> str | None:
     return _tried("")
