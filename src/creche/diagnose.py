@@ -13,7 +13,7 @@ from typing import NamedTuple
 import attrs
 
 from . import _surroundings as surroundings
-from .machine import Machine
+from .machine import Machine, probe
 
 __all__ = [
     "Evidence",
@@ -22,6 +22,7 @@ __all__ = [
     "gather",
     "why_no_id_map",
     "why_no_mount",
+    "why_no_namespaces",
     "why_no_userns",
 ]
 
@@ -132,6 +133,12 @@ _LSM = {
 
 def _for_engine(table: dict[str, str], machine: Machine) -> str:
     return table.get(machine.engine or "", table[""])
+
+
+def why_no_namespaces(errno: int, *, user: bool = True) -> Refusal:
+    """Why clone3 with new namespaces answered *errno* just now, to this process: `why_no_userns` with its facts."""
+    machine = probe(fresh=True)
+    return why_no_userns(machine, errno, gather(machine, errno), user=user)
 
 
 def why_no_userns(
