@@ -14,7 +14,6 @@ from .spec.security import CAPABILITIES
 
 __all__ = [
     "CAPABILITIES",
-    "CAPABILITIES",
     "DEFAULT_SUBID_COUNT",
     "DEFAULT_SUBID_START",
     "Extent",
