@@ -75,6 +75,13 @@ def built(cls: type[T]) -> type[T]:
     return cls
 
 
+def below(path: str, name: object) -> str:
+    """The path of what is called `name` in what is at `path`; a name that is no plain word is quoted."""
+    if not isinstance(name, str) or not name.isidentifier():
+        return f"{path or 'Spec'}[{name!r}]"
+    return f"{path}.{name}" if path else name
+
+
 def nearest(word: object, known: Iterable[str]) -> str:
     """``; did you mean 'memory'?``, or nothing."""
     found = difflib.get_close_matches(word, known, 1) if isinstance(word, str) and len(word) < 64 else []

@@ -96,14 +96,14 @@ class _Who(Check):
     wish = "give a name, or an id from 0 to 4294967294"
 
     def __call__(self, value: Any, path: str) -> int | str:
+        number = value
         if isinstance(value, str):
             number = _number(value)
             if number is None and not value.isdigit() and _NAME.fullmatch(value):
                 return text(value, path, self.wish)
-            value = number if number is not None else value
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < ID_END:
+        if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < ID_END:
             raise self.refuse(value, path)
-        return int(value)
+        return int(number)
 
     def schema(self) -> Schema:
         return {"anyOf": [ID.schema(), {"type": "string", "minLength": 1, "maxLength": 255}]}

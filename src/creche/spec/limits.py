@@ -12,7 +12,7 @@ from attrs import frozen
 
 from ..errors import SpecError
 from ..units import number, seconds, size
-from .checks import Check, Flag, HostPath, Maybe, Schema, Table, Whole, built, nearest, setting
+from .checks import Check, Flag, HostPath, Maybe, Schema, Table, Whole, below, built, nearest, setting
 
 __all__ = ["Limits"]
 
@@ -141,9 +141,9 @@ class _Io(Check):
     def __call__(self, value: Any, path: str) -> dict[str, int | None]:
         if not isinstance(value, Mapping) or not value:
             raise self.refuse(value, path)
-        for key in value:
+        for key, item in value.items():
             if key not in self.KEYS:
-                raise self.refuse(key, path, self.wish + nearest(key, self.KEYS))
+                raise self.refuse(item, below(path, key), self.wish + nearest(key, self.KEYS))
         return {key: Maybe(self.KEYS[key])(item, f"{path}.{key}") for key, item in value.items()}
 
     def schema(self) -> Schema:

@@ -17,7 +17,7 @@ import attrs
 
 from ..errors import SpecError
 from ..units import escaped
-from .checks import A, Check, Each, Maybe, nearest
+from .checks import A, Check, Each, Maybe, below, nearest
 from .filesystem import Content, HostView
 from .security import Seccomp, SeccompRules
 from .spec import Spec
@@ -108,12 +108,12 @@ def _object(classes: tuple[type, ...], value: Any, path: str) -> Any:
     known = {attribute.name: attribute for attribute in attrs.fields(cls)}
     for key, item in fields.items():
         if key not in known:
-            raise SpecError(_below(path, key), item, f"{cls.__name__} has no such field{nearest(key, known)}")
+            raise SpecError(below(path, key), item, f"{cls.__name__} has no such field{nearest(key, known)}")
     for name, attribute in known.items():
         if attribute.default is attrs.NOTHING and name not in fields:
-            raise SpecError(_below(path, name), None, "it is required")
+            raise SpecError(below(path, name), None, "it is required")
     given = {
-        name: _value(known[name].metadata["check"], item, _below(path, name)) for name, item in fields.items()
+        name: _value(known[name].metadata["check"], item, below(path, name)) for name, item in fields.items()
     }
     try:
         return cls(**given)
@@ -124,14 +124,8 @@ def _object(classes: tuple[type, ...], value: Any, path: str) -> Any:
 def _tagged(classes: tuple[type, ...], word: object, path: str) -> type:
     tags = {tag(cls): cls for cls in classes}
     if not isinstance(word, str) or word not in tags:
-        raise SpecError(_below(path, "type"), word, f"give one of {', '.join(tags)}{nearest(word, tags)}")
+        raise SpecError(below(path, "type"), word, f"give one of {', '.join(tags)}{nearest(word, tags)}")
     return tags[word]
-
-
-def _below(path: str, name: object) -> str:
-    if not isinstance(name, str) or not name.isidentifier():
-        return f"{path or 'Spec'}[{name!r}]"
-    return f"{path}.{name}" if path else name
 
 
 def _value(check: Check, value: Any, path: str) -> Any:
@@ -182,7 +176,7 @@ def _fields(value: Any, path: str) -> dict[str, Any]:
             default = default.factory()
         if type(item) is type(default) and item == default:  # the type too: the descriptor 1 is not True
             continue
-        result[attribute.name] = _plain(attribute.metadata["check"], item, _below(path, attribute.name))
+        result[attribute.name] = _plain(attribute.metadata["check"], item, below(path, attribute.name))
     return result
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import SpecError
-from .checks import Check, Choice, Each, Schema, Text, Whole, Word, nearest
+from .checks import Check, Choice, Each, Schema, Text, Whole, Word, below, nearest
 
 __all__ = ["PROFILE_SCHEMA", "checked_profile"]
 
@@ -50,11 +50,13 @@ class _Record(Check):
     def __call__(self, value: Any, path: str) -> dict[str, Any]:
         if not isinstance(value, Mapping):
             raise self.refuse(value, path)
-        for key in value:
+        for key, item in value.items():
             if key not in self.keys:
-                raise self.refuse(key, path, f"no such key in a seccomp profile{nearest(key, self.keys)}")
+                raise self.refuse(
+                    item, below(path, key), f"a profile has no such key{nearest(key, self.keys)}"
+                )
         for key in self.required:
-            if key not in value:
+            if value.get(key) is None:
                 raise self.refuse(None, f"{path}.{key}", "it is required")
         return {key: self.keys[key](item, f"{path}.{key}") for key, item in value.items() if item is not None}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import SpecError
 from ..units import seconds, size
-from .checks import Check, Schema, Table, Word, nearest, text
+from .checks import Check, Schema, Table, Word, below, nearest, text
 
 __all__ = ["INFINITY", "RLIMITS", "RLIMIT_NAMES", "SYSCTL", "TIME_OFFSETS", "sysctl_namespace"]
 
@@ -48,7 +48,9 @@ class _RLimits(Check):
         for given, item in value.items():
             name = given.lower().removeprefix("rlimit_") if isinstance(given, str) else given
             if name not in RLIMIT_NAMES:
-                raise self.refuse(given, path, f"give prlimit(1)'s names{nearest(name, RLIMIT_NAMES)}")
+                raise self.refuse(
+                    item, below(path, given), f"give prlimit(1)'s names{nearest(name, RLIMIT_NAMES)}"
+                )
             if name in result:
                 raise self.refuse(given, path, f"it means {name!r}, which is there already")
             result[name] = self._pair(name, item, f"{path}.{name}")
