@@ -44,22 +44,23 @@ class Check:
         return SpecError(path, value, wish or self.wish)
 
 
+def _convert(value, self, attribute):  # type: ignore[no-untyped-def] # annotations would become __init__'s
+    path = f"{self.PLACE}.{attribute.name}" if self.PLACE else attribute.name
+    return attribute.metadata["check"](value, path)
+
+
+_CONVERTER = attrs.Converter(
+    _convert, takes_self=True, takes_field=True
+)  # one for all: each costs an inspection
+
+
 def setting(check: Check, default: Any = attrs.NOTHING, *, kw_only: Any = None, eq: Any = True) -> Any:
     """A field of a Spec class, whose values go through `check` under the path ``<class's place>.<field>``.
 
     `kw_only` None leaves it to the class, in attrs of before 25.4 (where False does) as in later ones.
     """
-
-    def convert(value, self, attribute):  # type: ignore[no-untyped-def] # annotations would become __init__'s
-        place = self.PLACE
-        return check(value, f"{place}.{attribute.name}" if place else attribute.name)
-
     return attrs.field(
-        default=default,
-        kw_only=kw_only,
-        eq=eq,
-        converter=attrs.Converter(convert, takes_self=True, takes_field=True),
-        metadata={"check": check},
+        default=default, kw_only=kw_only, eq=eq, converter=_CONVERTER, metadata={"check": check}
     )
 
 
@@ -171,20 +172,20 @@ class Word(Check):
     """Text that matches a pattern as a whole, of at most `longest` bytes."""
 
     def __init__(self, pattern: str, wish: str, longest: int = 255) -> None:
-        self.pattern, self.longest, self.wish = re.compile(pattern, re.ASCII), longest, wish
+        self.pattern, self.longest, self.wish = pattern, longest, wish
 
     def __call__(self, value: Any, path: str) -> str:
         if (
             not isinstance(value, str)
             or len(value) > self.longest
-            or not self.pattern.fullmatch(value)
+            or not re.fullmatch(self.pattern, value, re.ASCII)  # compiled at its first use
             or len(text(value, path, self.wish).encode("utf-8", "surrogateescape")) > self.longest
         ):
             raise self.refuse(value, path)
         return str(value)
 
     def schema(self) -> Schema:
-        return {"type": "string", "pattern": f"^(?:{self.pattern.pattern})$", "maxLength": self.longest}
+        return {"type": "string", "pattern": f"^(?:{self.pattern})$", "maxLength": self.longest}
 
 
 class Text(Check):

@@ -14,7 +14,7 @@ from .checks import ID_END, A, Check, Each, Maybe, Schema, Whole, built, setting
 __all__ = ["IdMap", "UserRef", "covers", "overlap"]
 
 ID = Whole(0, ID_END - 1, "an id")
-_NAME = re.compile(r"[^-\s:/,\x00-\x1f\x7f][^\s:/,\x00-\x1f\x7f]{0,254}")
+_NAME = r"[^-\s:/,\x00-\x1f\x7f][^\s:/,\x00-\x1f\x7f]{0,254}"
 
 
 @built
@@ -99,7 +99,7 @@ class _Who(Check):
         number = value
         if isinstance(value, str):
             number = _number(value)
-            if number is None and not value.isdigit() and _NAME.fullmatch(value):
+            if number is None and not value.isdigit() and re.fullmatch(_NAME, value):
                 return text(value, path, self.wish)
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < ID_END:
             raise self.refuse(value, path)

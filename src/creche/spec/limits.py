@@ -87,13 +87,13 @@ class _NumberList(Check):
     """A list of numbers in the kernel's spelling ("0-1,3"), or as ints; sorted and shortest afterwards."""
 
     wish = 'give numbers as in "0-1,3", or a list of ints, or None for all'
-    _RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
+    _RANGE = r"([0-9]{1,5})(?:-([0-9]{1,5}))?"
 
     def __call__(self, value: Any, path: str) -> str:
         numbers: set[int] = set()
         if isinstance(value, str):
             for part in value.split(","):
-                match = self._RANGE.fullmatch(part.strip())
+                match = re.fullmatch(self._RANGE, part.strip(), re.ASCII)
                 if match is None:
                     raise self.refuse(value, path)
                 first, last = int(match[1]), int(match[2] or match[1])
@@ -155,14 +155,14 @@ class _HugePages(Check):
     """Bytes of huge pages by their size, in the kernel's spelling: {"2MB": "64M"}."""
 
     wish = 'give bytes by the size of page, such as {"2MB": "64M"}'
-    _PAGE = re.compile(r"([1-9][0-9]{0,3})(K|M|G)B?", re.ASCII | re.IGNORECASE)
+    _PAGE = r"([1-9][0-9]{0,3})([KMGkmg])[Bb]?"
 
     def __call__(self, value: Any, path: str) -> dict[str, int]:
         if not isinstance(value, Mapping) or not value:
             raise self.refuse(value, path)
         result: dict[str, int] = {}
         for given, item in value.items():
-            match = self._PAGE.fullmatch(given) if isinstance(given, str) else None
+            match = re.fullmatch(self._PAGE, given, re.ASCII) if isinstance(given, str) else None
             if match is None:
                 raise self.refuse(given, path)
             page = f"{match[1]}{match[2].upper()}B"

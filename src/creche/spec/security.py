@@ -24,7 +24,6 @@ from .checks import (
     nearest,
     setting,
 )
-from .profile import PROFILE_SCHEMA, checked_profile
 
 if TYPE_CHECKING:
     from .filesystem import Path
@@ -139,12 +138,16 @@ class Seccomp(Check):
         if value is None or isinstance(value, SeccompRules):
             return value
         if isinstance(value, Mapping):
+            from .profile import checked_profile  # many checks, which only a profile needs
+
             return checked_profile(value, path)
         if not isinstance(value, str) or value not in self.NAMES:
             raise self.refuse(value, path, self.wish + nearest(value, self.NAMES))
         return str(value)
 
     def schema(self) -> Schema:
+        from .profile import PROFILE_SCHEMA
+
         named = {"enum": [*self.NAMES, None]}
         return {"anyOf": [named, {"$ref": "#/$defs/SeccompRules"}, PROFILE_SCHEMA]}
 

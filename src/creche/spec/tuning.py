@@ -88,7 +88,7 @@ class _RLimits(Check):
 _SYSCTL_PREFIXES = {"net.": "network", "fs.mqueue.": "ipc", "user.max_": "user"}
 _SYSV = "msgmax msgmnb msgmni msg_next_id sem sem_next_id shmall shmmax shmmni shm_rmid_forced shm_next_id"
 _SYSCTL_NAMES = frozenset(f"kernel.{name}" for name in _SYSV.split())
-_SYSCTL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_/:@+-]*(\.[A-Za-z0-9_][A-Za-z0-9_/:@+-]*)+", re.ASCII)
+_SYSCTL_NAME = r"[A-Za-z0-9_][A-Za-z0-9_/:@+-]*(\.[A-Za-z0-9_][A-Za-z0-9_/:@+-]*)+"
 _FIELDS = {"kernel.hostname": "hostname", "kernel.domainname": "domainname"}
 
 
@@ -109,7 +109,7 @@ class _SysctlName(Check):
             raise self.refuse(value, path)
         first = re.search(r"[./]", value)
         name = value.translate({ord("/"): ".", ord("."): "/"}) if first and first[0] == "/" else value
-        if not _SYSCTL_NAME.fullmatch(name) or "//" in name:
+        if not re.fullmatch(_SYSCTL_NAME, name, re.ASCII) or "//" in name:
             raise self.refuse(value, path)
         if name in _FIELDS:
             raise self.refuse(value, path, f"the Spec has a field for it: {_FIELDS[name]}")
