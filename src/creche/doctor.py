@@ -69,7 +69,7 @@ def examine(
         *_user(machine),
         *_namespaces(machine, trial, executable),
         *_mounts(machine, trial, executable),
-        *_cgroup(place, controllers),
+        *_cgroup(machine, place, controllers),
         *_security(machine),
         *_started(started),
     )
@@ -182,11 +182,25 @@ def _mounts(machine: Machine, trial: Trial, executable: str) -> Iterator[Finding
         )
 
 
-def _cgroup(place: str | Limitation | None, controllers: tuple[str, ...]) -> Iterator[Finding]:
+#: How an engine is told to give its container a cgroup that can be written to.
+_WRITABLE = {
+    "docker": "start the outer container with: docker run --security-opt writable-cgroups=true … where your Docker"
+    " knows it, else --cgroupns=host -v /sys/fs/cgroup:/sys/fs/cgroup:rw",
+    "podman": "start the outer container with: podman run --security-opt unmask=ALL … (cgroup v2), or with"
+    " --cgroupns=host -v /sys/fs/cgroup:/sys/fs/cgroup:rw (cgroup v1)",
+    "kubernetes": "the node's runtime must mount cgroups writable (containerd: cgroup_writable; CRI-O: the annotation"
+    " io.kubernetes.cri-o.cgroup2-mount-hierarchy-rw), or leave limits to the pod",
+}
+
+
+def _cgroup(
+    machine: Machine, place: str | Limitation | None, controllers: tuple[str, ...]
+) -> Iterator[Finding]:
     if place is None:
         return
     if isinstance(place, Limitation):
-        yield Finding("limits", "cgroup", "no", "none for us", place.sentence, place.hint, True)
+        fix = _WRITABLE.get(machine.engine or "", place.hint)
+        yield Finding("limits", "cgroup", "no", "none for us", place.sentence, fix, True)
         return
     yield Finding("limits", "cgroup", "yes", place, needed=True)
     missing = [name for name in ("memory", "pids", "cpu") if name not in controllers]

@@ -1,17 +1,11 @@
 """The doctor in surroundings that forbid things, each built here; it must name the very thing that was put in its way."""
 
 import errno
-import importlib.util
 import os
 import shutil
-from pathlib import Path
 
+import machine_surroundings as around
 import pytest
-
-_spec = importlib.util.spec_from_file_location("surroundings", Path(__file__).with_name("surroundings.py"))
-assert _spec and _spec.loader
-around = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(around)
 
 ALONE = ("unshare", "--user", "--map-root-user", "--mount")
 

@@ -198,18 +198,24 @@ def _environment(given: Mapping[str, Any], start: Spec, environ: Mapping[str, st
         fields["inherit_env"] = [*start.inherit_env, *inherited]
         if start.env is None:
             # the default environment stays under what is added: Spec(env=None) and these on top of it
-            fields["env"] = {**_default_environment(), **added} if added else None
+            fields["env"] = {**_default_environment(given, start), **added} if added else None
         else:
             fields["env"] = {**start.env, **added}
     return fields
 
 
-def _default_environment() -> dict[str, str]:
-    return {
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "HOME": "/",
-        "LANG": "C.UTF-8",
-    }
+def _default_environment(given: Mapping[str, Any], start: Spec) -> dict[str, str]:
+    """What a Spec without env has. HOME is left out where it depends on a passwd that only the container has."""
+    import attrs
+
+    from creche.plan.command import Account, environment
+
+    spec = attrs.evolve(start, env=None, inherit_env=(), **_root(given, start), user=given.get("user") or start.user)
+    ref = spec.user_ref
+    default = environment(spec, Account(ref.uid if ref and ref.uid is not None else 0, 0), {})
+    if ref is not None and ref.name is not None:
+        del default["HOME"]
+    return default
 
 
 def _lines(path: str) -> list[str]:

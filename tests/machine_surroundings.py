@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SOURCE = str(Path(__file__).parents[2] / "src")
+SOURCE = str(Path(__file__).parents[1] / "src")
 CALLS = {
     "x86_64": {"clone3": 435, "unshare": 272, "mount": 165, "clone": 56},
     "aarch64": {"clone3": 435, "unshare": 97, "mount": 40, "clone": 220},
