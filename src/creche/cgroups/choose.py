@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import anyio
 
 from ..errors import CgroupError
-from . import files, room, systemd
+from . import files, room
 from .hierarchy import Hierarchy, Standing, memberships, standings
 from .place import Place
 
@@ -143,6 +143,8 @@ def _given(path: str) -> Place:
 
 async def _systemd(near: Place, *, asked: bool, environ: Mapping[str, str]) -> Place:
     """A scope of our own from systemd, where one runs; else *near* with one more reason."""
+    from . import systemd  # D-Bus is loaded only where it is asked
+
     own = memberships(files.read_or("/proc/self/cgroup")).get("", "")
     name = os.path.basename(own)
     if (why := systemd.absent(environ)) is not None:
