@@ -90,11 +90,8 @@ _RULE = _Record(
     "a rule with names and an action",
 )
 _ARCHITECTURES = _Record(
-    {
-        "architecture": Word(r"SCMP_ARCH_[A-Z0-9_]+", "give a word such as SCMP_ARCH_X86_64"),
-        "subArchitectures": _WORDS,
-    },
-    {},
+    {"architecture": Word(r"SCMP_ARCH_[A-Z0-9_]+", "give a word such as SCMP_ARCH_X86_64")},
+    {"subArchitectures": _WORDS},  # Docker's own profile says null for those that have none
     "an architecture and its subArchitectures",
 )
 _PROFILE = _Record(
