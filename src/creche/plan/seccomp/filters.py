@@ -91,79 +91,76 @@ def compile_filter(
     if seccomp is None:
         return None
     if isinstance(seccomp, str):
-        return _named(seccomp, arch, capabilities, kernel, report)
+        return _built_in(seccomp, (), (), arch, capabilities, kernel, report)
     if isinstance(seccomp, Mapping):
-        # Its text is what a cache can look up; sorting would make two orders of rules look the same, and they are not.
         return _from_json(_text(seccomp), arch, capabilities, kernel, report)
     if all(hasattr(seccomp, name) for name in ("allow", "deny", "base")):
-        base: object = seccomp.base  # type: ignore[attr-defined]
-        allow, deny = tuple(seccomp.allow), tuple(seccomp.deny)  # type: ignore[attr-defined]
-        policy = _adjusted(_policy(base, arch, capabilities, kernel), allow, deny)
-        return _filter(policy, arch, kernel, report)
+        base, allow, deny = seccomp.base, tuple(seccomp.allow), tuple(seccomp.deny)  # type: ignore[attr-defined]
+        return _built_in(base, allow, deny, arch, capabilities, kernel, report)
     raise SpecError(FIELD, seccomp, 'give "default", "strict", None, a profile as a dict, or SeccompRules')
 
 
 def _text(profile: Mapping[object, object]) -> str:
+    """What a cache can look up. Keys are not sorted, as the order of rules says something and that of keys is cheap."""
     try:
         return json.dumps(profile)
     except (TypeError, ValueError, RecursionError) as error:
         raise SpecError(FIELD, profile, f"a profile holds what JSON can hold ({error})") from None
 
 
-def _policy(seccomp: object, arch: str, capabilities: frozenset[str], kernel: tuple[int, int]) -> Policy:
-    if seccomp is None:
-        return Policy((), otherwise=ALLOW, newer=ALLOW)
-    if isinstance(seccomp, Mapping):
-        from .oci import read_profile
-
-        return read_profile(json.loads(_text(seccomp)), arch=arch, capabilities=capabilities, kernel=kernel)
-    if seccomp == "default":
-        return default_policy(capabilities)
-    if seccomp == "strict":
-        return strict_policy()
-    raise SpecError(FIELD, seccomp, 'the profiles are "default" and "strict"; None is no filter')
-
-
-@lru_cache(maxsize=128)
-def _named(
-    name: str, arch: str, capabilities: frozenset[str], kernel: tuple[int, int], report: bool
-) -> Filter:
-    return _filter(_policy(name, arch, capabilities, kernel), arch, kernel, report)
-
-
 @lru_cache(maxsize=32)
 def _from_json(
     text: str, arch: str, capabilities: frozenset[str], kernel: tuple[int, int], report: bool
 ) -> Filter:
-    return _filter(_policy(json.loads(text), arch, capabilities, kernel), arch, kernel, report)
+    from .oci import read_profile  # imported by those who have such a profile
+
+    policy = read_profile(json.loads(text), arch=arch, capabilities=capabilities, kernel=kernel)
+    return _filter(policy, arch, kernel, report)
+
+
+@lru_cache(maxsize=128)
+def _built_in(
+    name: str,
+    allow: tuple[str, ...],
+    deny: tuple[str, ...],
+    arch: str,
+    capabilities: frozenset[str],
+    kernel: tuple[int, int],
+    report: bool,
+) -> Filter:
+    if name not in ("default", "strict"):
+        raise SpecError(FIELD, name, 'the profiles are "default" and "strict"; None is no filter')
+    policy = default_policy(capabilities) if name == "default" else strict_policy()
+    return _filter(_adjusted(policy, allow, deny), arch, kernel, report)
 
 
 def _adjusted(policy: Policy, allow: tuple[str, ...], deny: tuple[str, ...]) -> Policy:
-    """A policy with some calls opened and some shut, by name."""
+    """A policy with some calls opened and some shut, by name: what it said about their arguments is gone."""
     for part, names in (("allow", allow), ("deny", deny)):
         for at, name in enumerate(names):
-            if not any(name in numbers(arch) for arch in ARCHES) and name not in elsewhere():
-                raise SpecError(
-                    f"{FIELD}.{part}[{at}]",
-                    name,
-                    f"no processor has a call of this name{nearest(name, list(numbers(ARCHES[0])))}",
-                )
-    both = set(allow) & set(deny)
-    if both:
-        raise SpecError(f"{FIELD}.allow", min(both), "it is in deny as well: take it out of one of them")
+            if name not in elsewhere() and not any(name in numbers(arch) for arch in ARCHES):
+                wish = f"no processor has a call of this name{nearest(name, numbers(ARCHES[0]))}"
+                raise SpecError(f"{FIELD}.{part}[{at}]", name, wish)
+    if both := set(allow) & set(deny):
+        raise SpecError(f"{FIELD}.deny", min(both), "allow names it too; choose one")
     spoken = {*allow, *deny}
+    if not spoken:
+        return policy
     kept = (
         rule._replace(names=tuple(name for name in rule.names if name not in spoken)) for rule in policy.rules
     )
-    rules = (*(rule for rule in kept if rule.names), Rule(allow, ALLOW), Rule(deny, EPERM))
-    return policy._replace(rules=rules)
+    # On any other errno than ENOSYS for clone3 the C libraries give up instead of turning to clone.
+    shut = (
+        Rule(tuple(name for name in deny if name != "clone3"), EPERM),
+        Rule(tuple(name for name in deny if name == "clone3"), NOSYS),
+    )
+    return policy._replace(rules=(*kept, Rule(allow, ALLOW), *shut))
 
 
 def _actions(policy: Policy) -> set[Action]:
     return {policy.otherwise, policy.newer, *(rule.action for rule in policy.rules)}
 
 
-@lru_cache(maxsize=128)
 def _filter(policy: Policy, arch: str, kernel: tuple[int, int], report: bool) -> Filter:
     quiet = compile_policy(policy, arch)
     reported = frozenset(

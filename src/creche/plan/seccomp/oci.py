@@ -128,10 +128,9 @@ def _action(entry: Mapping[str, Any], word: str, number: str, name: str, path: s
 def _rule(entry: Mapping[str, Any], path: str) -> Rule:
     names = tuple(entry["names"]) if "names" in entry else (entry["name"],)
     for at, name in enumerate(names):
-        known = [name in numbers(arch) for arch in ARCHES]
-        if not any(known) and name not in elsewhere():
+        if name not in elsewhere() and not any(name in numbers(arch) for arch in ARCHES):
             place = f"{path}.names[{at}]" if "names" in entry else f"{path}.name"
-            wish = f"no processor has a call of this name{nearest(name, list(numbers(ARCHES[0])))}"
+            wish = f"no processor has a call of this name{nearest(name, numbers(ARCHES[0]))}"
             raise SpecError(place, name, wish)
     seen: set[int] = set()
     when = []
@@ -153,7 +152,9 @@ def _compare(given: Mapping[str, Any], names: tuple[str, ...], path: str) -> Com
     if word == "MASKED_EQ":
         mask, value = value, second
         if value & ~mask:
-            wish = f"the mask (value) {mask:#x} lacks bits of it, so that it would never match"
+            wish = (
+                f"value is the mask, {mask:#x}, and valueTwo what is left of the argument: it has other bits"
+            )
             raise SpecError(f"{path}.valueTwo", value, wish)
     elif second:
         raise SpecError(f"{path}.valueTwo", second, "it goes with SCMP_CMP_MASKED_EQ alone; leave it out")
