@@ -64,6 +64,7 @@ def declarations() -> str:
         void creche_job_cancel(creche_job *);
         void creche_job_free(creche_job *);
         int creche_send(int socket, struct creche_request *, const void *blob, uint32_t size, const int *fds, unsigned count);
+        int creche_reap(int pidfd, int *status, uint64_t *usage);
         int creche_check(const void *blob, uint32_t size);
         const char *creche_op_name(unsigned op);
         unsigned creche_op_count(void);

@@ -14,6 +14,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/types.h>
@@ -272,8 +273,10 @@ static void kill_and_reap(creche_job *job)
 	sys4(__NR_pidfd_send_signal, job->pidfd, SIGKILL, 0, 0);
 	while (sys5(__NR_waitid, 3 /* P_PIDFD */, job->pidfd, &info, WEXITED | __WALL, 0) == -EINTR)
 		;
+	pthread_mutex_lock(&lock); /* a cancel may be about to use it */
 	close(job->pidfd);
 	job->pidfd = -1;
+	pthread_mutex_unlock(&lock);
 }
 
 struct birth {
@@ -687,9 +690,14 @@ int creche_job_take(creche_job *job)
 /* Why a job is dead. */
 void creche_job_failure(creche_job *job, struct creche_failure *failure) { *failure = job->failure; }
 
+/* Ends a spawn wherever it is: the worker looks before it goes on, and a child that is there already dies now. */
 void creche_job_cancel(creche_job *job)
 {
 	__atomic_store_n(&job->cancelled, 1, __ATOMIC_SEQ_CST);
+	pthread_mutex_lock(&lock);
+	if (job->pidfd >= 0)
+		sys4(__NR_pidfd_send_signal, job->pidfd, SIGKILL, 0, 0);
+	pthread_mutex_unlock(&lock);
 }
 
 void creche_job_free(creche_job *job) { release(job); }
@@ -726,3 +734,26 @@ const char *creche_op_name(unsigned op)
 }
 
 unsigned creche_op_count(void) { return CRECHE_OP_COUNT; }
+
+/* Reaps the process of a pidfd without waiting: 1 and its status (as wait4(2) gives it) and what it and its children
+   used; 0: it is not dead yet; -ECHILD: somebody else reaped it. usage: user and system microseconds, KiB, blocks. */
+int creche_reap(int pidfd, int *status, uint64_t *usage)
+{
+	siginfo_t info;
+	struct rusage used;
+	long r;
+
+	memset(&info, 0, sizeof info);
+	r = sys5(__NR_waitid, 3 /* P_PIDFD */, pidfd, &info, WEXITED | WNOHANG | __WALL, &used);
+	if (r < 0)
+		return (int)r;
+	if (!info.si_pid)
+		return 0;
+	*status = info.si_code == CLD_EXITED ? info.si_status << 8 : info.si_status | (info.si_code == CLD_DUMPED ? 0x80 : 0);
+	usage[0] = (uint64_t)(used.ru_utime.tv_sec * 1000000 + used.ru_utime.tv_usec);
+	usage[1] = (uint64_t)(used.ru_stime.tv_sec * 1000000 + used.ru_stime.tv_usec);
+	usage[2] = (uint64_t)used.ru_maxrss;
+	usage[3] = (uint64_t)used.ru_inblock;
+	usage[4] = (uint64_t)used.ru_oublock;
+	return 1;
+}

@@ -11,7 +11,7 @@
 #endif
 #define MNT_DETACH 2
 
-/* Opens what a Step names by path, on the caller's side or (INSIDE) in the container's root. */
+/* Opens what a Step names by path: on the caller's side, below the directory in slot2, or INSIDE the container's root. */
 STEP(OPEN)
 {
 	long fd;
@@ -19,10 +19,12 @@ STEP(OPEN)
 
 	if (s->flags & CRECHE_INSIDE)
 		fd = resolve(c, TEXT(c, s), flags, 0);
-	else
+	else if (s->slot2 != CRECHE_SLOT_NONE) {
+		fd = slot_take(c, s->slot2);
+		if (fd >= 0)
+			fd = sys4(__NR_openat, fd, TEXT(c, s), flags | O_CLOEXEC | O_NOFOLLOW, 0);
+	} else
 		fd = sys4(__NR_openat, AT_FDCWD, TEXT(c, s), flags | O_CLOEXEC, 0);
-	if ((fd == -ENOENT || fd == -ENOTDIR) && s->flags & CRECHE_OPTIONAL)
-		return 0;
 	return slot_put(c, s->slot, fd);
 }
 
@@ -311,11 +313,14 @@ STEP(ATTACH)
 	return r;
 }
 
+/* A directory: below the one in `slot` where there is one (one name), else in the root, with mode a. */
 STEP(MKDIR)
 {
-	long fd = make_target(c, TEXT(c, s), 1);
-	long r = 0;
+	long fd, r = 0;
 
+	if (s->slot != CRECHE_SLOT_NONE)
+		return sys3(__NR_mkdirat, slot_take(c, s->slot), TEXT(c, s), s->a);
+	fd = make_target(c, TEXT(c, s), 1);
 	if (fd < 0)
 		return fd;
 	if (s->a) {
@@ -413,11 +418,17 @@ STEP(CLOSE)
 	return 0;
 }
 
-/* A slot that the init keeps after its setup. */
+/* A slot that the init keeps after its setup; with slot2, what that one holds moves there first. */
 STEP(KEEP)
 {
 	if (s->slot >= 64)
 		return -EINVAL;
+	if (s->slot2 != CRECHE_SLOT_NONE) {
+		long r = slot_put(c, s->slot, sys3(__NR_fcntl, slot_take(c, s->slot2), F_DUPFD_CLOEXEC, 3));
+		if (r < 0)
+			return r;
+		slot_drop(c, s->slot2);
+	}
 	c->keep[s->slot / 32] |= 1u << s->slot % 32;
 	return 0;
 }

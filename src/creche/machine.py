@@ -22,10 +22,10 @@ __all__ = [
     "probe",
 ]
 
-#: Where root's containers live when neither "creche" nor "root" has lines in /etc/subuid: 65,536 ids that systemd's
+#: Where root's containers live when neither "creche" nor "root" has lines in /etc/subuid: 4,096 ranges of 65,536 ids, which systemd's
 #: "Users, Groups, UIDs and GIDs" leaves free (1879048192 to 2147483647), so no account and no nspawn container has them.
 DEFAULT_SUBID_START = 0x7000_0000
-DEFAULT_SUBID_COUNT = 65_536
+DEFAULT_SUBID_COUNT = 0x1000_0000
 
 #: The oldest kernel that is supported (RHEL 9).
 KERNEL_FLOOR = (5, 14)

@@ -181,15 +181,14 @@ def _signaled(exit: Exit, detail: Detail, after: str) -> str:
 
 
 def _oom(exit: Exit, detail: Detail, after: str) -> str:
-    limit = exit.limit or "limits.memory"
     value, peak = detail.get("limit_value"), detail.get("peak", exit.usage.memory_peak)
-    held = f" of {format_size(int(value))}" if value is not None else ""
     reached = f", having held {format_size(peak)}" if peak else ""
     who = f" (the process {escaped(detail['process'], 40)})" if "process" in detail else ""
-    return (
-        f"was killed by the kernel for memory{after}{reached}: {_kills(exit)}{who}; "
-        f"give it more than {limit}{held}, or make it hold less"
-    )
+    told = f"was killed by the kernel for memory{after}{reached}: {_kills(exit)}{who}"
+    if exit.limit is None:
+        return f"{told}; it met no limit of its own: the machine, or a group around the container, was out of memory"
+    held = f" of {format_size(int(value))}" if value is not None else ""
+    return f"{told}; give it more than {exit.limit}{held}, or make it hold less"
 
 
 def _timeout(exit: Exit, detail: Detail, after: str) -> str:

@@ -1,0 +1,202 @@
+"""What a container asks around for a command: who its user is inside, its cgroup, its figures, why it was refused."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+import stat
+import struct
+import termios
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import attrs
+
+from .cgroups import find_place_async
+from .cgroups.group import Group
+from .errors import CgroupError, FileError, SpecError
+from .machine import Machine, probe
+from .plan import steps as st
+from .plan.command import Account, command_steps
+from .plan.compile import Context, Plan, account_of, descriptors_of
+from .results import Exit, Reason
+from .spec.filesystem import Bind
+from .spec.limits import Limits
+from .spec.spec import Spec
+from .wire.encode import encode
+
+__all__ = ["account", "derive", "look_up", "make_group", "measured", "steps", "why", "without_missing"]
+
+_OF_A_COMMAND = frozenset(
+    ("env", "inherit_env", "cwd", "user", "groups", "stdin", "stdout", "stderr", "tty", "pass_fds", "rlimits", "umask", "nice",
+     "oom_score_adj", "limits")
+)  # fmt: skip
+_ACCOUNTS = 1 << 20  # bytes of /etc/passwd that are read: it is the guest's, and may be anything
+
+encoded = encode
+
+
+def derive(spec: Spec, command: Any, fields: dict[str, Any]) -> Spec:
+    """The container's Spec with another command and what differs for it."""
+    for name in fields:
+        if name not in _OF_A_COMMAND:
+            raise SpecError(name, fields[name], f"a command in a live container can have {', '.join(sorted(_OF_A_COMMAND))}")
+    changes = {"stdin": "pipe", "stdout": "pipe", "stderr": "pipe", "tty": None, "pass_fds": (), "limits": None, **fields}
+    if changes.get("env") is not None and spec.env is not None:
+        changes["env"] = {**spec.env, **dict(changes["env"])}
+    extra = None
+    if changes.get("env") is not None and spec.env is None:
+        # the defaults stay, with these added: they are computed once it is known who the command is
+        extra = changes["env"]
+        from .plan.command import PATH
+
+        changes["env"] = {"PATH": PATH, "HOME": "/tmp", "LANG": "C.UTF-8", **dict(extra)}
+    return attrs.evolve(spec, command=command, **changes)
+
+
+def needs_lookup(spec: Spec) -> bool:
+    """Whether the command's user or groups are names, which only the container's own files can tell."""
+    ref = spec.user_ref
+    named = ref is not None and (ref.name is not None or ref.group is not None)
+    return named or any(isinstance(group, str) for group in spec.groups or ())
+
+
+def account(spec: Spec, machine: Machine, plan: Plan) -> Account | None:
+    """Who the command is, where its Spec alone says it."""
+    return account_of(spec, machine, plan.who)
+
+
+async def look_up(spec: Spec, plan: Plan, read: Callable[[str, int], Awaitable[bytes]]) -> Account:
+    """Who the command is by the container's own /etc/passwd and /etc/group; numbers always win over names."""
+    ref = spec.user_ref
+    users = _table(await _maybe(read, "/etc/passwd"), 7)
+    groups = _table(await _maybe(read, "/etc/group"), 4)
+    uid, gid, home, name = plan.who.uid, plan.who.gid, None, None
+    if ref is not None and ref.name is not None:
+        row = next((row for row in users if row[0] == ref.name), None)
+        if row is None:
+            raise SpecError("user", spec.user, "the container's /etc/passwd has no such user: give a uid, or add a line there")
+        name, uid, gid, home = row[0], int(row[2]), int(row[3]), row[5]
+    elif ref is not None and ref.uid is not None:
+        uid = ref.uid
+        gid = ref.uid if plan.who.maps_group(ref.uid) else plan.who.gid
+    if ref is not None and ref.gid is not None:
+        gid = ref.gid
+    elif ref is not None and ref.group is not None:
+        gid = _group(ref.group, groups, "user", spec.user)
+    if spec.groups is not None:
+        extra = [item if isinstance(item, int) else _group(item, groups, "groups", item) for item in spec.groups]
+    else:
+        extra = [int(row[2]) for row in groups if name is not None and name in row[3].split(",") and int(row[2]) != gid]
+        extra = [item for item in extra if plan.who.maps_group(item)]
+    return Account(uid, gid, tuple(extra), home)
+
+
+async def _maybe(read: Callable[[str, int], Awaitable[bytes]], path: str) -> bytes:
+    try:
+        return await read(path, _ACCOUNTS)
+    except OSError:
+        return b""
+
+
+def _table(content: bytes, columns: int) -> list[list[str]]:
+    """The lines of passwd(5) or group(5) that are whole; the rest of a hostile file is passed over."""
+    rows = []
+    for line in content.decode("utf-8", "surrogateescape").split("\n"):
+        row = line.split(":")
+        if len(row) == columns and row[2].isdecimal() and int(row[2]) < 2**32 - 1 and (columns == 4 or row[3].isdecimal()):
+            rows.append(row)
+    return rows
+
+
+def _group(name: str, rows: list[list[str]], field: str, value: object) -> int:
+    row = next((row for row in rows if row[0] == name), None)
+    if row is None:
+        raise SpecError(field, value, f"the container's /etc/group has no group {name!r}: give a gid, or add a line there")
+    return int(row[2])
+
+
+def steps(spec: Spec, machine: Machine, plan: Plan, who: Account, context: Context) -> list[st.Step]:
+    """The Steps of a command in a container that lives."""
+    return command_steps(
+        spec, machine, plan.who, who, descriptors_of(spec),
+        cgroups=context.command_cgroups, caller=context.caller, core_limit=context.core_limit,
+    )  # fmt: skip
+
+
+def without_missing(spec: Spec) -> Spec:
+    """The Spec without the optional binds whose source is not there."""
+    if not any(isinstance(mount, Bind) and mount.optional for mount in spec.mounts):
+        return spec
+    there = [mount for mount in spec.mounts if not (isinstance(mount, Bind) and mount.optional) or os.path.lexists(mount.source)]
+    return attrs.evolve(spec, mounts=there)
+
+
+def core_limit() -> tuple[int, int]:
+    """No core dumps: a limit of 1, since 0 does not keep a pipe handler away (core(5)); or what the caller may set."""
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    return (1, 1) if hard != 0 else (0, 0)
+
+
+async def make_group(name: str, limits: Limits) -> Group:
+    """The container's cgroups with its limits in force. Raises UnsupportedError, CgroupError."""
+    place = await find_place_async()
+    return place.create(name, limits)
+
+
+def measured(exit: Exit, group: Group, spec: Spec) -> Exit:
+    """An Exit with what the cgroup counted: processor time and peak of everything that was ever in it."""
+    try:
+        cpu, peak = group.cpu_usage(), group.peak()
+    except (CgroupError, OSError):
+        return exit  # removed under our feet
+    changes: dict[str, Any] = {}
+    if cpu is not None:
+        changes |= {"user": cpu.user, "system": cpu.system, "throttled": cpu.throttled}
+    if peak is not None:
+        changes["memory_peak"] = peak
+    detail = exit.detail.copy()
+    limit = exit.limit
+    if exit.reason is Reason.OOM:
+        limit = "limits.memory"
+        if spec.limits.memory is not None:
+            detail["limit_value"] = float(spec.limits.memory)
+        if peak is not None:
+            detail["peak"] = peak
+    usage = attrs.evolve(exit.usage, scope="container", **changes)
+    return attrs.evolve(exit, usage=usage, limit=limit, detail=detail)
+
+
+def why(what: str, error: int) -> tuple[str, str]:
+    """Why namespaces ("clone3") or the mount of a kind of file system are forbidden here, and what to do: by probing."""
+    from .diagnose import gather, why_no_mount, why_no_userns
+
+    machine = probe()
+    if what.startswith("clone3"):
+        found = why_no_userns(machine, error, user=what == "clone3")
+    else:
+        found = why_no_mount(machine, error, what, gather(machine, error))
+    return found.sentence, found.hint
+
+
+def read_regular(fd: int, path: str, limit: int) -> bytes:
+    """The bytes of a regular file, `limit` at most. Raises FileError for what is no file, or larger."""
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode):
+        raise FileError(path, errno.EINVAL)
+    content = bytearray()
+    while len(content) <= limit:
+        part = os.read(fd, min(1 << 20, limit + 1 - len(content)))
+        if not part:
+            return bytes(content)
+        content += part
+    raise FileError(path, errno.EFBIG)
+
+
+def resize(fd: int, rows: int, columns: int) -> None:
+    """ioctl_tty(2), TIOCSWINSZ."""
+    if not (0 < rows < 65536 and 0 < columns < 65536):
+        raise SpecError("tty", (rows, columns), "give (rows, columns), each from 1 to 65535")
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))

@@ -1,0 +1,630 @@
+"""Container: a place that processes live in, held by an event loop; the lifecycle's actions carried out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal as _signal
+import tempfile
+import time
+import warnings
+from collections.abc import AsyncIterator, Callable, Generator
+from itertools import count
+from typing import Any, Self
+
+import anyio
+import attrs
+
+from . import commands, ranges
+from .cgroups.group import Group, Sub
+from .channel import Channel
+from .errors import CrecheError, SpawnError, SpecError
+from .hostview import listing
+from .lifecycle import Action, Event, State, step
+from .machine import Machine, probe
+from .plan.compile import Context, Plan, compile, needs_scratch
+from .plan.ids import outside, wants_range
+from .plumbing import Plumbing
+from .process import Process
+from .results import Exit, Reason, Result, Usage
+from .spawn import RUNNING, Job, reap
+from .spec.limits import Limits
+from .spec.spec import Spec
+from .streams import ReceiveStream, SendStream
+from .wire import control
+from .wire.control import Failure, Reply
+from .wire.failure import error_of
+
+__all__ = ["Container"]
+
+_ids = count(1)
+
+
+class Container:
+    """What a Spec describes, alive: an async context manager, and something that can be awaited.
+
+    ``async with Container(spec) as box`` starts it and gives it when its main command has been executed; leaving the
+    block kills what still runs in it, waits for its death and leaves nothing behind, whatever happens meanwhile.
+    Inside, ``await box`` waits for the end. Without a block, ``await Container(spec)`` does it all.
+
+    Raises SpecError and UnsupportedError for what this machine and user can't do, SpawnError for what the kernel
+    refuses, CgroupError for limits that can't be set.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        if not isinstance(spec, Spec):
+            raise SpecError("spec", spec, "give a Spec, such as Spec(['true'])")
+        self.spec = spec
+        self.id = f"{spec.name or 'box'}-{os.getpid()}-{next(_ids)}"
+        self._state = State.NEW
+        self._main: Process | None = None
+        self._processes: dict[int, Process] = {}
+        self._next = 2
+        self._job: Job | None = None
+        self._channel: Channel | None = None
+        self._plan: Plan | None = None
+        self._machine: Machine | None = None
+        self._context = Context()
+        self._range: ranges.Reserved | None = None
+        self._scratch: str | None = None
+        self._group: Group | None = None
+        self._subs: dict[int, Sub] = {}
+        self._pid, self._pidfd = 0, -1
+        self._failure: tuple[int, Failure] | None = None
+        self._answers: dict[int, tuple[int, list[int]]] = {}
+        self._ready = self._executing = self._reaped = False
+        self._began = 0.0
+        self._exit: Exit | None = None
+        self._reap_lock: anyio.Lock | None = None
+
+    # ---- what it is ----
+
+    @property
+    def pid(self) -> int:
+        """As the host sees it: the main command's; the init's where there is none."""
+        return self._main.pid if self._main is not None else self._pid
+
+    @property
+    def init_pid(self) -> int | None:
+        """The init's, as the host sees it; None without one (`Spec.init`)."""
+        return self._pid if self.spec.has_init and self._pid else None
+
+    @property
+    def pidfd(self) -> int:
+        """A descriptor of that process (pidfd_open(2)); -1 before the start and after the end."""
+        return self._main.pidfd if self._main is not None else self._pidfd
+
+    @property
+    def exit(self) -> Exit | None:
+        """How it ended; None while it lives."""
+        self._look()
+        return self._exit
+
+    @property
+    def returncode(self) -> int | None:
+        """As `Exit.returncode`; None while it lives."""
+        return None if self._exit is None else self._exit.returncode
+
+    @property
+    def stdin(self) -> SendStream | None:
+        """The main command's standard input; None where that is no pipe."""
+        return self._main.stdin if self._main is not None else None
+
+    @property
+    def stdout(self) -> ReceiveStream | None:
+        """The main command's output (its terminal's with `tty`); None where that is no pipe."""
+        return self._main.stdout if self._main is not None else None
+
+    @property
+    def stderr(self) -> ReceiveStream | None:
+        """The main command's errors; None where that is no pipe."""
+        return self._main.stderr if self._main is not None else None
+
+    def __repr__(self) -> str:
+        return f"<Container {self.id} {self._state.name.lower()}>"
+
+    # ---- its life ----
+
+    def _move(self, event: Event) -> tuple[Action, ...]:
+        self._state, actions = step(self._state, event)
+        return actions
+
+    async def __aenter__(self) -> Self:
+        self._move(Event.START)
+        try:
+            await self._start()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._end(self._move(Event.FAILED))
+            raise
+        self._move(Event.STARTED)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with anyio.CancelScope(shield=True):
+            await self._end(self._move(Event.CLOSE))
+
+    def __await__(self) -> Generator[Any, Any, Exit]:
+        return (self.wait() if self._state is not State.NEW else self._alone()).__await__()
+
+    async def _alone(self) -> Exit:
+        """Start, wait, clean up; what it writes is read and dropped, so that it never waits for a reader."""
+        async with self, anyio.create_task_group() as tasks:
+            if self.stdin is not None:
+                self.stdin.close()
+            for stream in (self.stdout, self.stderr):
+                if stream is not None:
+                    tasks.start_soon(_drop, stream)
+            result = await self.wait()
+            tasks.cancel_scope.cancel()
+        return result
+
+    async def _start(self) -> None:
+        spec = self.spec
+        self._began = time.monotonic()
+        plumbing = Plumbing(spec)  # first: a closed descriptor must be seen before one of ours takes its number
+        main = Process(self, 1, spec.command or (), plumbing)
+        if spec.command is not None:
+            self._main = main
+        self._processes[1] = main
+        machine = self._machine = probe(landlock=spec.security.landlock is not None)
+        lookup = spec.command is not None and commands.needs_lookup(spec)
+        if wants_range(spec, machine):
+            self._range = ranges.reserve(machine)
+        if needs_scratch(spec, machine):
+            self._scratch = tempfile.mkdtemp(prefix="creche-upper-")
+            for name in ("upper", "work"):
+                os.mkdir(f"{self._scratch}/{name}")
+        cgroup_fds: list[int] = []
+        if spec.limits:
+            self._group = await commands.make_group(self.id, spec.limits)
+            cgroup_fds = self._enter(1, None)
+        self._context = Context(
+            view=listing(), base=self._range.base if self._range else None, count=self._range.count if self._range else 0,
+            scratch=self._scratch, caller=os.environ, command_cgroups=len(cgroup_fds), core_limit=commands.core_limit(),
+            held=self._range is not None,
+        )  # fmt: skip
+        plan = self._plan = compile(commands.without_missing(spec), machine, self._context)
+        if plan.command and plan.who.private:
+            account = commands.account(spec, machine, plan)
+            if account is not None:
+                self._give(plumbing, plan, account.uid, account.gid)
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        self._job = Job(
+            plan, setup_fds=[self._range.fd] if self._range else [], parent_fds=[], command_fds=[*plumbing.child, *cgroup_fds], tty=spec.tty
+        )
+        self._channel = Channel(self._job.socket, self._handle)
+        if plan.command:
+            plumbing.sent()
+        await self._channel.until(self._begun)
+        self._settle(plan.command)
+        if lookup:
+            assert self._main is not None
+            await self._execute(self._main, spec, plumbing, cgroup_fds, main=True)
+
+    def _begun(self) -> bool:
+        if self._failure is not None:
+            return True
+        if not self.spec.has_init:
+            return self._executing and self._channel is not None and self._channel.ended
+        return self._ready and (self._main is None or self._main.started or not (self._plan and self._plan.command))
+
+    def _settle(self, command: tuple[Any, ...]) -> None:
+        """The start has come to its end, well or not: take over the child, or raise what it failed of."""
+        assert self._job is not None and self._channel is not None and self._plan is not None
+        failure = self._failure[1] if self._failure else self._job.failure
+        if failure is None and not self._begun():
+            if self._channel.broken:
+                raise SpawnError("the container's first process sent what no init of ours sends", step="init")
+            raise SpawnError("the container's first process died while it started", step="init", hint="was it killed from outside, or out of memory?")
+        if failure is not None:
+            raise error_of(failure, self.spec, self._plan, command, commands.why)
+        self._pid, self._pidfd = self._job.take()
+        self._drop_job()
+        if not self.spec.has_init and self._main is not None:
+            self._main._on_started(os.dup(self._pidfd), self._pid, -1)
+        if self._range is not None:
+            self._range.close()  # the init holds the lock from here on
+
+    def _drop_job(self) -> None:
+        if self._job is not None:
+            self._job.free()
+            self._job = None
+
+    def _give(self, plumbing: Plumbing, plan: Plan, uid: int, gid: int) -> None:
+        owner, group = outside(plan.who.uid_map, uid), outside(plan.who.gid_map, gid)
+        if owner is not None and group is not None:
+            plumbing.give(owner, group)
+
+    def _enter(self, ident: int, limits: Limits | None) -> list[int]:
+        """The descriptors by which a new command enters its cgroup."""
+        if self._group is None:
+            if limits:
+                raise SpecError("limits", limits, "a command has limits of its own in a container with limits: give the Spec some")
+            return []
+        sub = self._subs[ident] = self._group.command(str(ident), limits)
+        self._processes[ident].kills_before = self._group.oom_kills() if ident != 1 else 0
+        return list(sub.fds)
+
+    # ---- messages ----
+
+    def _handle(self, reply: Reply, fds: list[int], pid: int) -> None:
+        process = self._processes.get(reply.id)
+        if reply.type == control.READY:
+            self._ready = True
+        elif reply.type == control.EXECUTING:
+            self._executing = True
+        elif reply.type in (control.FAILED, control.START_FAILED):
+            if reply.type == control.FAILED or process is self._main:
+                self._failure = (reply.id, reply.failure)
+            self._answers[reply.id] = (-1, [])
+            if process is not None:
+                process.failure = reply.failure
+        elif reply.type == control.STARTED and process is not None and fds:
+            process._on_started(fds.pop(0), pid, fds.pop(0) if fds else -1)
+        elif reply.type == control.EXITED and process is not None:
+            process._on_exited(reply, self._oom_kills())
+            self._leave(reply.id)
+        elif reply.type == control.OPENED:
+            self._answers[reply.id] = (reply.status, fds)
+            return
+        for fd in fds:
+            os.close(fd)
+
+    def _oom_kills(self) -> int:
+        if self._group is None:
+            return 0
+        try:
+            return self._group.oom_kills()
+        except CrecheError:
+            return 0  # the cgroup was removed under our feet
+
+    def _leave(self, ident: int) -> None:
+        sub = self._subs.pop(ident, None)
+        if sub is not None:
+            sub.close()
+            if ident != 1 and self._group is not None:
+                with contextlib.suppress(CrecheError):
+                    sub.remove(0)
+
+    def _look(self) -> None:
+        """Take in what the init has said already, without waiting."""
+        if self._channel is not None and not self._channel.ended:
+            self._channel.drain()
+
+    async def _until(self, done: Callable[[], bool], process: Process) -> None:
+        """Wait for something that the init will say, and keep the promise of a terminate() meanwhile."""
+        if self._channel is None:
+            raise CrecheError(f"the container can't be waited for: {self._state.value}")
+        while True:
+            await self._channel.until(done, lambda: process._grace_ends)
+            if done() or self._channel.ended:
+                return
+            process._grace_ends = None
+            process._kill(Reason.KILLED, "terminate(), after its grace")
+
+    # ---- ending ----
+
+    async def wait(self) -> Exit:
+        """Wait until everything in the container is dead and reaped. May be cancelled, and called again."""
+        if self._exit is None and self._state in (State.NEW, State.STARTING, State.CLOSED):
+            raise CrecheError(f"the container can't be waited for: {self._state.value}")
+        if self._exit is None:
+            if self._main is not None and self.spec.has_init:
+                main = self._main
+                await self._until(lambda: main._exit is not None, main)
+            elif self._channel is not None and self.spec.has_init:
+                await self._channel.until(lambda: False)
+            await self._gone()
+        assert self._exit is not None
+        return self._exit
+
+    async def _gone(self) -> None:
+        """Wait for the first process's death, and reap it: with it, all in its PID namespace is dead."""
+        if self._reap_lock is None:
+            self._reap_lock = anyio.Lock()
+        async with self._reap_lock:
+            while not self._reaped:
+                try:
+                    found = reap(self._pidfd)
+                except ChildProcessError:
+                    found = (-1, (0,) * 5)  # the host program's waitpid(-1) took it; the dead are dead all the same
+                if found is None:
+                    await self._readable()
+                    continue
+                self._reaped = True
+                self._buried(*found)
+
+    async def _readable(self) -> None:
+        main = self._main
+        at = main._grace_ends if main is not None else None
+        with anyio.move_on_after(None if at is None else max(0.0, at - time.monotonic())), contextlib.suppress(anyio.ClosedResourceError):
+            await anyio.wait_readable(self._pidfd)
+            return
+        if main is not None and main._grace_ends is not None and time.monotonic() >= main._grace_ends:
+            main._grace_ends = None
+            self._kill(Reason.KILLED, "terminate(), after its grace")
+
+    def _buried(self, status: int, used: tuple[int, ...]) -> None:
+        """All is dead: the last messages are in the socket, and the commands that sent none died with the init."""
+        self._look()
+        usage = Usage(
+            user=used[0] / 1e6, system=used[1] / 1e6, wall=time.monotonic() - self._began, memory_peak=used[2] * 1024,
+            blocks_read=used[3], blocks_written=used[4],
+        )  # fmt: skip
+        alone = not self.spec.has_init and status >= 0
+        for process in self._processes.values():
+            if process.started or alone:
+                process._ended(status if alone else None, usage, self._oom_kills())
+        for ident in list(self._subs):
+            self._leave(ident)
+        main = self._main
+        if main is not None and main._exit is not None:
+            self._exit = self._measured(main._exit)
+        else:
+            place = self._processes[1]
+            reason = place._killing or Reason.LOST
+            self._exit = self._measured(Exit(None, _signal.SIGKILL, reason, usage, detail={"duration": usage.wall}))
+        if self._state is State.RUNNING:
+            self._move(Event.GONE)
+        if self._channel is not None:
+            self._channel.close()
+
+    def _measured(self, exit: Exit) -> Exit:
+        """With the cgroup's figures where there is one: they count everything that was ever in it."""
+        if self._group is None:
+            return exit
+        return commands.measured(exit, self._group, self.spec)
+
+    async def _end(self, actions: tuple[Action, ...]) -> None:
+        if Action.KILL in actions:
+            if self._job is not None:  # still starting, wherever that is
+                self._job.cancel()
+                if self._channel is None:
+                    self._channel = Channel(self._job.socket, self._handle)
+                await self._channel.until(lambda: False)
+                if self._job.state == RUNNING:
+                    self._pid, self._pidfd = self._job.take()
+            self._kill(Reason.KILLED, "the end of its block")
+        if Action.REAP in actions and self._pidfd >= 0:
+            for process in self._processes.values():
+                process._grace_ends = None
+            await self._gone()
+        self._release()
+        if self._group is not None:
+            group, self._group = self._group, None
+            await group.aremove()
+
+    def _release(self) -> None:
+        """Everything that is ours here, none of which can block."""
+        self._drop_job()
+        for process in self._processes.values():
+            process._close()
+        if self._channel is not None:
+            self._channel.close()
+        for ident in list(self._subs):
+            self._subs.pop(ident).close()
+        for _, fds in self._answers.values():
+            for fd in fds:
+                os.close(fd)
+        self._answers.clear()
+        fd, self._pidfd = self._pidfd, -1
+        if fd >= 0:
+            os.close(fd)
+        if self._range is not None:
+            self._range.close()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        if getattr(self, "_state", State.NEW) in (State.STARTING, State.RUNNING):
+            _warn(f"{self!r} was never closed: it is killed; use `async with`", ResourceWarning, source=self)
+            self._kill(Reason.KILLED, "the garbage collector")
+            while self._pidfd >= 0 and not self._reaped:
+                try:
+                    self._reaped = reap(self._pidfd) is not None
+                except ChildProcessError:
+                    break
+            self._release()
+            if self._group is not None:
+                with contextlib.suppress(CrecheError):
+                    self._group.remove()
+
+    def kill(self) -> None:
+        """Kill everything in it, now. Nothing where it has ended."""
+        self._kill(Reason.KILLED, "kill()")
+
+    def _kill(self, reason: Reason, by: str = "", limit: str | None = None, value: float | None = None) -> None:
+        self._look()
+        for process in self._processes.values():
+            if process._exit is None and process._killing is None:
+                process._killing, process._killed_by = reason, by
+                process.limit, process.limit_value = limit, value
+        if self._pidfd >= 0 and not self._reaped:
+            with contextlib.suppress(ProcessLookupError):
+                _signal.pidfd_send_signal(self._pidfd, _signal.SIGKILL)
+
+    def terminate(self, grace: float = 10.0) -> None:
+        """Send the main command SIGTERM; after `grace` seconds everything is killed. Without a main command: `kill`."""
+        if self._main is None:
+            self.kill()
+            return
+        self._main.terminate(grace)
+
+    def _nudge(self) -> None:
+        """Whoever waits looks at the clock again."""
+        if self._channel is not None and not self._channel.ended:
+            self._channel.nudge()
+        elif self._pidfd >= 0:
+            anyio.notify_closing(self._pidfd)
+
+    def send_signal(self, signal: int) -> None:
+        """Send the main command a signal. Raises ValueError for no signal; nothing where it has ended."""
+        (self._main or self._processes.get(1) or _Nobody()).send_signal(signal)
+
+    # ---- more commands ----
+
+    def open(self, command: Any, **fields: Any) -> contextlib.AbstractAsyncContextManager[Process]:
+        """Start another command in it: an async context manager that gives a Process, killed when the block is left.
+
+        `fields` are the Spec's of a command: env (added to the Spec's), inherit_env, cwd, user, groups, stdin, stdout, stderr, tty,
+        pass_fds, rlimits, umask, nice, oom_score_adj, limits. Raises as the start of a container does.
+        """
+        return self._opened(command, fields)
+
+    @contextlib.asynccontextmanager
+    async def _opened(self, command: Any, fields: dict[str, Any]) -> AsyncIterator[Process]:
+        process = await self._launch(command, fields)
+        try:
+            yield process
+        finally:
+            await process.aclose()
+            self._processes.pop(process._ident, None)
+
+    async def run(
+        self, command: Any, *, input: bytes | None = None, timeout: float | None = None, max_output: int | None = 16 << 20,  # noqa: A002
+        on_overflow: str = "kill", check: bool = False, **fields: Any,
+    ) -> Result:  # fmt: skip
+        """Run another command in it to its end: a Result, as of `creche.run`."""
+        from .running import run_in
+
+        return await run_in(self, command, input, timeout, max_output, on_overflow, check, fields)
+
+    async def _launch(self, command: Any, fields: dict[str, Any]) -> Process:
+        if self._state is not State.RUNNING or self._channel is None or not self.spec.has_init:
+            why = self._state.value if self.spec.has_init else "it has no init of ours to start commands"
+            raise CrecheError(f"the container can't run a command: {why}")
+        spec = commands.derive(self.spec, command, fields)
+        plumbing = Plumbing(spec)
+        ident, self._next = self._next, self._next + 1
+        process = self._processes[ident] = Process(self, ident, spec.command or (), plumbing)
+        try:
+            cgroup_fds = self._enter(ident, spec.limits if fields.get("limits") else None)
+            await self._execute(process, spec, plumbing, cgroup_fds, main=False)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._abandon(process)
+            raise
+        return process
+
+    async def _abandon(self, process: Process) -> None:
+        """A command whose start failed or was cancelled: it may be on its way still, and must not outlive this."""
+        assert self._channel is not None
+        if process.sent and process._ident not in self._answers:
+            await self._channel.until(lambda: process.started or process._ident in self._answers)
+            if process.started:
+                process._kill(Reason.KILLED, "a cancellation")
+                await self._channel.until(lambda: process._exit is not None)
+        self._answers.pop(process._ident, None)
+        self._leave(process._ident)
+        self._processes.pop(process._ident, None)
+        process._close()
+
+    async def _execute(self, process: Process, spec: Spec, plumbing: Plumbing, cgroup_fds: list[int], *, main: bool) -> None:
+        """Look the user up inside, compile the command and have the init start it."""
+        assert self._plan is not None and self._machine is not None and self._channel is not None
+        account = commands.account(spec, self._machine, self._plan) or await commands.look_up(spec, self._plan, self._read)
+        if self._plan.who.private:
+            self._give(plumbing, self._plan, account.uid, account.gid)
+        context = attrs.evolve(self._context, command_cgroups=len(cgroup_fds))
+        steps = commands.steps(spec, self._machine, self._plan, account, context)
+        flags = (control.RUN_MAIN if main else 0) | (control.RUN_PTY if spec.tty else 0)
+        rows, columns = spec.tty or (0, 0)
+        process.sent = True
+        try:
+            await self._channel.send(
+                control.RUN, process._ident, flags=flags, a=rows, b=columns, blob=commands.encoded(steps), fds=[*plumbing.child, *cgroup_fds]
+            )
+        except BaseException:
+            process.sent = False
+            raise
+        plumbing.sent()
+        await self._channel.until(lambda: process.started or process.failure is not None)
+        if process.failure is not None:
+            raise error_of(process.failure, spec, self._plan, tuple(steps), commands.why)
+        if not process.started:
+            await self._gone()
+            raise CrecheError("the container ended before the command could start")
+
+    # ---- files, terminal, limits ----
+
+    async def _open_file(self, path: str, flags: int, mode: int = 0) -> int:
+        """Open a file by way of the init, resolved inside the container's root; OSError where that can't be."""
+        if self._state not in (State.RUNNING, State.STARTING) or self._channel is None or not self.spec.has_init:
+            raise CrecheError(f"the container's files can't be reached: {self._state.value}")
+        ident, self._next = self._next, self._next + 1
+        await self._channel.send(control.OPEN_FILE, ident, number=flags, a=mode, blob=os.fsencode(path))
+        try:
+            await self._channel.until(lambda: ident in self._answers)
+        except BaseException:
+            self._answers.setdefault(ident, (0, []))  # closed with the container when it comes
+            raise
+        if ident not in self._answers:
+            raise CrecheError("the container ended before its file could be opened")
+        status, fds = self._answers.pop(ident)
+        if status < 0 or not fds:
+            raise OSError(-status, os.strerror(-status), path)
+        return fds[0]
+
+    async def _read(self, path: str, limit: int) -> bytes:
+        fd = await self._open_file(path, os.O_RDONLY)
+        try:
+            return commands.read_regular(fd, path, limit)
+        finally:
+            os.close(fd)
+
+    async def put(self, path: str | os.PathLike[str], content: bytes | str | os.PathLike[str], *, mode: int = 0o644) -> None:
+        """Write a file inside: `content` is bytes, or the path of a file of the host. Raises FileError."""
+        from .files import put
+
+        await put(self._open_file, os.fspath(path), content, mode)
+
+    async def get(self, path: str | os.PathLike[str], *, max_bytes: int = 64 << 20) -> bytes:
+        """The bytes of a regular file inside, `max_bytes` at most. Raises FileError."""
+        from .files import get
+
+        return await get(self._open_file, os.fspath(path), max_bytes)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give the main command's terminal another size; it gets SIGWINCH."""
+        if self.spec.tty is None or self.stdout is None:
+            raise CrecheError("the container has no terminal: give Spec(tty=True)")
+        commands.resize(self.stdout.fileno(), rows, columns)
+
+    def _limited(self) -> Group:
+        if self._group is None:
+            raise CrecheError("the container has no cgroup: give the Spec limits (such as Limits(pids=1000))")
+        return self._group
+
+    async def stats(self) -> Any:
+        """What it uses now: a `creche.cgroups` Stats. Needs limits in its Spec."""
+        return self._limited().stats()
+
+    async def update(self, limits: Limits) -> None:
+        """Change its limits, wholly or (rolled back) not at all. Raises CgroupError, UnsupportedError."""
+        self._limited().update(limits)
+
+    async def freeze(self) -> None:
+        """Stop every process in it, until `thaw`."""
+        group = self._limited()
+        group.freeze()
+        await group.wait_frozen()
+
+    async def thaw(self) -> None:
+        """Let them go on."""
+        group = self._limited()
+        group.thaw()
+        await group.wait_frozen(False)
+
+
+class _Nobody:
+    def send_signal(self, signal: int) -> None:
+        _signal.Signals(signal)
+
+
+async def _drop(stream: ReceiveStream) -> None:
+    with contextlib.suppress(anyio.EndOfStream, anyio.ClosedResourceError):
+        while True:
+            await stream.receive()
+

@@ -1,0 +1,165 @@
+"""One command as Steps: descriptors, ids, limits, confinement, exec; the first and every later one alike."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+
+from attrs import frozen
+
+from ..errors import SpecError
+from ..machine import CAPABILITIES, Machine
+from ..spec.filesystem import HostView
+from ..spec.spec import Spec
+from ..spec.tuning import RLIMIT_NAMES
+from . import steps as st
+from .ids import Identity
+from .landlock import landlock_steps
+from .seccomp import compile_filter
+
+__all__ = ["Account", "Descriptor", "command_steps", "environment"]
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+NEWCGROUP = 0x0200_0000
+_RESOURCES = {
+    "cpu": 0, "fsize": 1, "data": 2, "stack": 3, "core": 4, "rss": 5, "nproc": 6, "nofile": 7, "memlock": 8, "as": 9,
+    "locks": 10, "sigpending": 11, "msgqueue": 12, "nice": 13, "rtprio": 14, "rttime": 15,
+}  # fmt: skip
+assert _RESOURCES.keys() == RLIMIT_NAMES.keys()
+
+
+@frozen
+class Account:
+    """Who the command is inside: numbers, looked up already."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] | None = None
+    home: str | None = None
+
+
+@frozen
+class Descriptor:
+    """A descriptor of the command: its number there, and whether it is a pipe of ours."""
+
+    number: int
+    pipe: bool = False
+
+
+def environment(spec: Spec, account: Account, caller: Mapping[str, str]) -> dict[str, str]:
+    """The command's whole environment: nothing of the caller's but what was asked for."""
+    if spec.env is None:
+        home = account.home
+        if home is None:
+            home = "/tmp" if isinstance(spec.rootfs, HostView) else ("/root" if account.uid == 0 else "/")
+        result = {"PATH": PATH, "HOME": home, "LANG": "C.UTF-8"}
+    else:
+        result = dict(spec.env)
+    for name in spec.inherit_env:
+        if name in caller:
+            result[name] = caller[name]
+    return result
+
+
+def _strings(words: list[str] | tuple[str, ...]) -> bytes:
+    return b"".join(word.encode("utf-8", "surrogateescape") + b"\0" for word in words)
+
+
+def command_steps(
+    spec: Spec,
+    machine: Machine,
+    who: Identity,
+    account: Account,
+    descriptors: tuple[Descriptor, ...],
+    *,
+    cgroups: int,
+    caller: Mapping[str, str],
+    core_limit: tuple[int, int] = (1, 1),
+) -> list[st.Step]:
+    """The Steps of one command. Passed with it: its descriptors in order, then `cgroups` descriptors of cgroup.procs."""
+    assert spec.command is not None
+    steps: list[st.Step] = [st.SetSid()]
+    security = spec.security
+    passed = {item.number: st.PASSED + index for index, item in enumerate(descriptors)}
+    if spec.tty is not None:
+        slot = st.PASSED + len(descriptors) + cgroups
+        other = account.uid != who.uid
+        steps.append(st.Pty(slot=slot, a=account.uid, b=int(other), blame="tty"))
+        for number in (0, 1, 2):
+            passed[number] = slot
+    elif who.new and not who.private and account.uid != who.uid:
+        # The pipes are the caller's; whoever the command is must be able to open /dev/stdout again.
+        steps += [
+            st.Own(slot=passed[item.number], a=account.uid, b=account.gid, blame="user") for item in descriptors if item.pipe
+        ]
+    for index in range(cgroups):
+        steps.append(st.Cgroup(slot=st.PASSED + len(descriptors) + index, blame="limits"))
+    if cgroups and spec.namespaces.cgroup is True:
+        steps.append(st.Unshare(a=NEWCGROUP, blame="namespaces.cgroup"))
+    pairs = b"".join(struct.pack("=II", slot, number) for number, slot in sorted(passed.items()))
+    steps.append(st.Descriptors(text=pairs, a=int(spec.tty is not None), blame="pass_fds" if spec.pass_fds else "stdin"))
+    limits = {"core": core_limit, **spec.rlimits}
+    for name, (soft, hard) in limits.items():
+        steps.append(st.Rlimit(slot=_RESOURCES[name], a=soft, b=hard, blame=f"rlimits.{name}"))
+    steps.append(st.Umask(a=0o022 if spec.umask is None else spec.umask, blame="umask"))
+    if spec.nice is not None:
+        steps.append(st.Nice(a=spec.nice, blame="nice"))
+    if spec.oom_score_adj is not None:
+        steps.append(st.Write(slot=st.PROC, text="self/oom_score_adj", text2=str(spec.oom_score_adj), blame="oom_score_adj"))
+    mask = sum(1 << CAPABILITIES.index(name) for name in security.capabilities)
+    steps.append(st.KeepCaps())
+    steps += _ids(spec, machine, who, account)
+    for label, path, field in ((security.apparmor, "self/attr/apparmor/exec", "apparmor"), (security.selinux, "self/attr/exec", "selinux")):
+        if label is not None:
+            text = f"exec {label}" if field == "apparmor" else label
+            steps.append(st.Write(slot=st.PROC, text=path, text2=text, blame=f"security.{field}"))
+    if not security.privileged or security.capabilities:
+        locked = st.NO_ROOT if security.no_new_privs else 0
+        steps.append(st.Capabilities(a=mask, flags=locked, blame="security.capabilities"))
+    if security.no_new_privs:
+        steps.append(st.NoNewPrivs(blame="security.no_new_privs"))
+    steps.append(st.Chdir(text=spec.cwd or "/", blame="cwd"))
+    steps += landlock_steps(security.landlock, machine)
+    steps.append(st.Signals())
+    compiled = compile_filter(
+        security.seccomp,
+        arch=machine.arch,
+        capabilities=frozenset(CAPABILITIES) if security.privileged and not security.capabilities else frozenset(security.capabilities),
+        kernel=machine.kernel[:2],
+    )
+    if compiled is not None:
+        if not security.no_new_privs and not security.capabilities and not security.privileged:
+            raise SpecError("security.no_new_privs", False, "a seccomp filter needs it, or CAP_SYS_ADMIN: leave it True, or give seccomp=None")
+        steps.append(st.Seccomp(text=compiled.program, a=compiled.flags, blame="security.seccomp"))
+    variables = environment(spec, account, caller)
+    name = spec.command[0]
+    if "/" in name:
+        places = [name]
+    else:
+        places = [f"{folder or '.'}/{name}" for folder in variables.get("PATH", PATH).split(":")]
+    steps.append(
+        st.Exec(
+            text=_strings(spec.command), a=len(spec.command),
+            text2=_strings([f"{key}={value}" for key, value in variables.items()]), b=len(variables),
+            text3=_strings(places), blame="command",
+        )
+    )  # fmt: skip
+    return steps
+
+
+def _ids(spec: Spec, machine: Machine, who: Identity, account: Account) -> list[st.Step]:
+    steps: list[st.Step] = []
+    may_set = who.setgroups if who.new else machine.may_map_ids
+    if account.groups:
+        if not may_set:
+            raise SpecError("groups", spec.groups, "setgroups is denied where one id is mapped: give sub-ids and an explicit gid_map")
+        steps.append(st.Groups(text=struct.pack(f"={len(account.groups)}I", *account.groups), blame="groups"))
+    elif may_set:
+        steps.append(st.Groups(text=b"", blame="groups"))
+    if not who.maps(account.uid):
+        raise SpecError("user", spec.user, f"uid {account.uid} is not mapped in the container: widen uid_map, or give another user")
+    if not who.maps_group(account.gid):
+        raise SpecError("user", spec.user, f"gid {account.gid} is not mapped in the container: widen gid_map, or give another group")
+    if who.new or spec.namespaces.user is not False or spec.user is not None:
+        steps.append(st.User(a=account.uid, b=account.gid, blame="user"))
+    return steps

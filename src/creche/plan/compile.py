@@ -1,0 +1,168 @@
+"""Spec and Machine to a Plan: the order of everything, in one readable function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import field, frozen
+
+from ..errors import SpecError, UnsupportedError
+from ..hostview import HostListing
+from ..machine import KERNEL_FLOOR, Machine
+from ..spec.filesystem import Overlay
+from ..spec.spec import Spec
+from . import steps as st
+from .command import Account, Descriptor, command_steps
+from .ids import RANGE, Identity, identity, map_steps
+from .mounts import MS_PRIVATE, Mounts
+
+__all__ = ["Context", "Plan", "compile", "needs_scratch"]
+
+CLONE = {
+    "user": 0x1000_0000, "mount": 0x0002_0000, "pid": 0x2000_0000, "network": 0x4000_0000,
+    "ipc": 0x0800_0000, "uts": 0x0400_0000, "cgroup": 0x0200_0000, "time": 0x0000_0080,
+}  # fmt: skip
+
+
+@frozen(kw_only=True)
+class Context:
+    """What a compilation needs to know beside Spec and Machine; all of it values."""
+
+    view: HostListing = HostListing((), (), ())
+    base: int | None = None  #: the first id of the range reserved for the container
+    count: int = RANGE
+    scratch: str | None = None  #: a folder for a throw-away upper layer, where tmpfs can't be one
+    caller: Mapping[str, str] = field(factory=dict)  #: the caller's environment, for inherit_env
+    init_cgroups: int = 0  #: descriptors of cgroup.procs that the init enters
+    command_cgroups: int = 0  #: and that a command enters
+    core_limit: tuple[int, int] = (1, 1)
+    held: bool = False  #: whether the range's lock travels with the setup, for the init to keep
+
+
+@frozen(kw_only=True)
+class Plan:
+    """What the kernel will be told, in order: by the parent, by the init (or the child), by the first command.
+
+    `command` is empty for a container without one, and where its user must first be looked up inside.
+    """
+
+    parent: tuple[st.Step, ...]
+    setup: tuple[st.Step, ...]
+    command: tuple[st.Step, ...]
+    who: Identity
+    new: tuple[str, ...]  #: namespaces made by the one clone3, by their Spec names
+    joins: tuple[tuple[str, str | int], ...]  #: namespaces entered before it: (name, path or descriptor)
+    init: bool
+    descriptors: tuple[Descriptor, ...] = ()
+
+    @property
+    def flags(self) -> int:
+        """clone3's flags for the new namespaces."""
+        return sum(CLONE[name] for name in self.new)
+
+    @property
+    def ambient(self) -> bool:
+        """Whether the init must carry capabilities over its exec: it has power in a user namespace by no id of its own."""
+        return "user" in self.new or any(name == "user" for name, _ in self.joins)
+
+
+def needs_scratch(spec: Spec, machine: Machine) -> bool:
+    """Whether a throw-away upper layer must lie on disk: in a user namespace before Linux 6.6."""
+    if machine.tmpfs_user_xattr or spec.namespaces.user is False:
+        return False
+    return any(isinstance(layer, Overlay) and layer.upper is None for layer in (spec.rootfs, *spec.mounts))
+
+
+def account_of(spec: Spec, machine: Machine, who: Identity) -> Account | None:
+    """Who the command is, as far as the Spec alone says; None where a name must be looked up inside."""
+    ref = spec.user_ref
+    groups = spec.groups or ()
+    if (ref is not None and (ref.name is not None or ref.group is not None)) or any(isinstance(group, str) for group in groups):
+        return None
+    if ref is None or ref.uid is None:
+        return Account(who.uid, who.gid, tuple(int(group) for group in groups))
+    gid = ref.gid
+    if gid is None:
+        gid = ref.uid if who.maps_group(ref.uid) else who.gid
+    return Account(ref.uid, gid, tuple(int(group) for group in groups))
+
+
+def descriptors_of(spec: Spec) -> tuple[Descriptor, ...]:
+    """The command's descriptors in the order in which they travel: standard ones first, unless a terminal is those."""
+    standard = [] if spec.tty is not None else [Descriptor(n, s == "pipe") for n, s in enumerate((spec.stdin, spec.stdout, spec.stderr))]
+    return (*standard, *(Descriptor(number) for number in spec.pass_fds))
+
+
+def compile(spec: Spec, machine: Machine, context: Context) -> Plan:
+    """Compile a Spec for a Machine. Pure: the same values give the same Plan.
+
+    Raises SpecError and UnsupportedError for what this machine and user can't do.
+    """
+    if machine.kernel < KERNEL_FLOOR:
+        raise UnsupportedError(f"Linux {machine.release}: creche needs 5.14 or later", "boot a newer kernel")
+    kinds = {name: getattr(spec.namespaces, name) for name in CLONE}
+    if kinds["user"] is False and machine.is_root and machine.initial_user_namespace and not spec.security.privileged:
+        raise SpecError(
+            "namespaces.user", False,
+            "without a user namespace the container is the host's root: give Security(privileged=True) if that is meant",
+        )  # fmt: skip
+    if kinds["user"] is False and not machine.is_root and any(value is True for name, value in kinds.items()):
+        raise UnsupportedError("new namespaces without a user namespace, which only root can make", "leave namespaces.user True")
+    new = tuple(name for name, value in kinds.items() if value is True)
+    joins = tuple((name, value) for name, value in kinds.items() if not isinstance(value, bool))
+    who = identity(spec, machine, context.base, context.count)
+
+    mounts = Mounts(spec, machine, who, context.view, context.scratch, first=st.PASSED + int(context.held))
+    setup: list[st.Step] = []
+    if context.held:
+        setup.append(st.Keep(slot=st.HELD, slot2=st.PASSED))
+    if kinds["mount"] is True:
+        mounts.root()
+        mounts.base()
+        mounts.all_mounts()
+        setup.append(st.Propagation(a=MS_PRIVATE))  # before the first mount: nothing of ours may appear on the host
+        setup += mounts.host  # the host's paths, opened as the caller
+    else:
+        setup += [st.Open(slot=st.ROOT, text="/", flags=st.DIRECTORY), st.Open(slot=st.PROC, text="/proc", flags=st.DIRECTORY)]
+    if who.new or not isinstance(kinds["user"], bool):
+        setup.append(st.Identity(a=who.uid, b=who.gid, blame="uid_map"))  # from here on as the container's root
+    if kinds["mount"] is True:
+        setup += mounts.build
+        mounts.build = []
+        for name, value in spec.sysctl.items():  # before /proc/sys becomes read-only
+            setup.append(st.Write(slot=st.PROC, text="sys/" + name.replace(".", "/"), text2=value, blame=f"sysctl.{name}"))
+        mounts.covers()
+        setup += mounts.build
+        setup += mounts.late
+        if spec.rootfs is not None:
+            setup.append(st.Pivot(blame="rootfs"))
+    else:
+        setup += [st.Write(slot=st.PROC, text="sys/" + name.replace(".", "/"), text2=value, blame=f"sysctl.{name}") for name, value in spec.sysctl.items()]
+    if kinds["uts"] is True:
+        setup.append(st.Hostname(text=spec.hostname or spec.name or "creche", blame="hostname"))
+        setup.append(st.Domainname(text=spec.domainname or "(none)", blame="domainname"))
+    if kinds["network"] is True:
+        setup.append(st.Loopback(blame="namespaces.network"))
+    setup += [st.Keep(slot=st.ROOT), st.Keep(slot=st.PROC)]
+
+    parent = map_steps(spec, machine, who)
+    if spec.time_offsets:
+        text = "".join(f"{clock} {int(value // 1)} {int(value % 1 * 1e9)}\n" for clock, value in spec.time_offsets.items())
+        parent.append(st.ProcWrite(text="timens_offsets", text2=text, blame="time_offsets"))
+    parent += mounts.parent
+    parent += [st.Enter(slot=st.PASSED + index, blame="limits") for index in range(context.init_cgroups)]
+
+    command: list[st.Step] = []
+    descriptors = descriptors_of(spec)
+    account = account_of(spec, machine, who)
+    if spec.command is not None and account is None and not spec.has_init:
+        raise SpecError("user", spec.user, "without an init of ours a name can't be looked up inside: give numbers")
+    if spec.command is not None and account is not None:
+        command = command_steps(
+            spec, machine, who, account, descriptors,
+            cgroups=context.command_cgroups, caller=context.caller, core_limit=context.core_limit,
+        )  # fmt: skip
+    return Plan(
+        parent=tuple(parent), setup=tuple(setup), command=tuple(command), who=who, new=new, joins=joins,
+        init=spec.has_init, descriptors=descriptors,
+    )  # fmt: skip

@@ -1,0 +1,175 @@
+"""Process: one command inside a container, as an anyio.abc.Process."""
+
+from __future__ import annotations
+
+import os
+import signal as _signal
+import time
+from typing import TYPE_CHECKING
+
+import anyio.abc
+
+from .results import Detail, Exit, Reason, Usage
+from .streams import ReceiveStream, SendStream
+from .wire.control import Failure, Reply
+
+if TYPE_CHECKING:
+    from .container import Container
+    from .plumbing import Plumbing
+
+__all__ = ["Process"]
+
+
+class Process(anyio.abc.Process):
+    """A command in a container: what `Container.open` gives, and what `anyio.abc.Process` promises.
+
+    Its end is the end of the command alone; what it left in the background lives on in the container.
+    """
+
+    def __init__(self, box: Container, ident: int, command: tuple[str, ...], plumbing: Plumbing) -> None:
+        self._box = box
+        self._ident = ident
+        self._command = command
+        self._plumbing = plumbing
+        self._pidfd = -1
+        self._pid = 0
+        self._began = time.monotonic()
+        self._exit: Exit | None = None
+        self._killing: Reason | None = None
+        self._killed_by = ""
+        self._grace_ends: float | None = None
+        self.started = False
+        self.limit: str | None = None
+        self.limit_value: float | None = None
+        self.kills_before = 0
+        self.sent = False
+        self.failure: Failure | None = None
+
+    # ---- what the container tells ----
+
+    def _on_started(self, pidfd: int, pid: int, master: int) -> None:
+        self._pidfd, self._pid = pidfd, pid
+        self.started = True
+        if master >= 0:
+            self._plumbing.terminal(master)
+
+    def _on_exited(self, reply: Reply, oom_kills: int) -> None:
+        usage = Usage(
+            user=reply.user, system=reply.system, wall=time.monotonic() - self._began, memory_peak=reply.maxrss,
+            blocks_read=reply.blocks_read, blocks_written=reply.blocks_written,
+        )  # fmt: skip
+        self._ended(reply.status, usage, oom_kills)
+
+    def _ended(self, status: int | None, usage: Usage, oom_kills: int) -> None:
+        """The command is dead: `status` as wait4(2) gives it, or None where nobody can tell any more."""
+        if self._exit is not None:
+            return
+        code = signal = None
+        if status is None:
+            signal = _signal.SIGKILL if self._killing else None
+            reason = self._killing or Reason.LOST
+        elif os.WIFEXITED(status):
+            code, reason = os.WEXITSTATUS(status), Reason.EXITED
+        else:
+            signal, reason = os.WTERMSIG(status), Reason.SIGNALED
+            kills = oom_kills > self.kills_before
+            if signal == _signal.SIGKILL and kills and self._killing in (None, Reason.TIMEOUT):
+                reason, self.limit = Reason.OOM, "limits.memory"
+            elif signal == _signal.SIGKILL and self._killing:
+                reason = self._killing
+            elif signal == _signal.SIGSYS and self._box.spec.security.seccomp is not None:
+                reason = Reason.SECCOMP
+        detail: Detail = {"command": self._command, "duration": usage.wall}
+        if self.limit_value is not None:
+            detail["limit_value"] = self.limit_value
+        if reason is Reason.KILLED and self._killed_by:
+            detail["killed_by"] = self._killed_by
+        self._exit = Exit(code, signal, reason, usage, limit=self.limit, oom_kills=max(0, oom_kills - self.kills_before), detail=detail)
+
+    # ---- anyio.abc.Process ----
+
+    @property
+    def pid(self) -> int:
+        """As the host sees it."""
+        return self._pid
+
+    @property
+    def pidfd(self) -> int:
+        """A descriptor of the command, for signals and as an alarm (pidfd_open(2)); -1 once closed."""
+        return self._pidfd
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs; then its status, or the negative number of its signal."""
+        return None if self._exit is None else self._exit.returncode
+
+    @property
+    def exit(self) -> Exit | None:
+        """How it ended; None while it runs."""
+        if self._exit is None:
+            self._box._look()
+        return self._exit
+
+    @property
+    def stdin(self) -> SendStream | None:
+        """Where it reads from; None where that is no pipe of ours."""
+        return self._plumbing.stdin
+
+    @property
+    def stdout(self) -> ReceiveStream | None:
+        """What it writes; None where that is no pipe of ours."""
+        return self._plumbing.stdout
+
+    @property
+    def stderr(self) -> ReceiveStream | None:
+        """What it writes as errors; None where that is no pipe of ours."""
+        return self._plumbing.stderr
+
+    async def wait(self) -> int:
+        """Wait for the command's end, whoever holds its pipes open. Returns `returncode`; may be cancelled and called again."""
+        await self._box._until(lambda: self._exit is not None, self)
+        if self._exit is None:
+            await self._box._gone()
+        assert self._exit is not None
+        return self._exit.returncode
+
+    def send_signal(self, signal: int) -> None:
+        """Send it a signal; nothing where it has ended. Raises ValueError for no signal."""
+        number = _signal.Signals(signal) if not 32 <= signal <= 64 else signal
+        if self._exit is None and self._pidfd >= 0:
+            try:
+                _signal.pidfd_send_signal(self._pidfd, number)
+            except ProcessLookupError:
+                pass  # it has just ended; its message is on the way
+
+    def terminate(self, grace: float = 10.0) -> None:
+        """Send SIGTERM, and after `grace` seconds SIGKILL (as soon as anybody waits for its end)."""
+        self.send_signal(_signal.SIGTERM)
+        if self._exit is None and self._grace_ends is None:
+            self._grace_ends = time.monotonic() + grace
+            self._box._nudge()
+
+    def kill(self) -> None:
+        """Send SIGKILL to the command; what it left behind lives on in the container."""
+        self._kill(Reason.KILLED, "kill()")
+
+    def _kill(self, reason: Reason, by: str = "") -> None:
+        self._box._look()
+        if self._exit is None:
+            self._killing = self._killing or reason
+            self._killed_by = self._killed_by or by
+            self.send_signal(_signal.SIGKILL)
+
+    async def aclose(self) -> None:
+        """Kill what still runs, wait for its death, close the streams; shielded from cancellation."""
+        with anyio.CancelScope(shield=True):
+            if self._exit is None:
+                self._kill(Reason.KILLED, "the end of its block")
+                await self.wait()
+        self._close()
+
+    def _close(self) -> None:
+        self._plumbing.close()
+        fd, self._pidfd = self._pidfd, -1
+        if fd >= 0:
+            os.close(fd)

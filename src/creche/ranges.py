@@ -1,0 +1,79 @@
+"""Private ranges of ids: each held by one live container, across supervisors, by a lock that its init keeps."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import struct
+
+from .errors import UnsupportedError
+from .machine import Machine
+from .plan.ids import RANGE
+
+__all__ = ["Reserved", "reserve"]
+
+_FOLDERS = ("/run/creche", "/dev/shm/creche")
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit machines: fcntl(2)
+_next = 0
+
+
+class Reserved:
+    """A range that is ours as long as any process keeps `fd` (an open file description lock, fcntl(2)) open."""
+
+    def __init__(self, base: int, count: int, fd: int) -> None:
+        self.base, self.count, self.fd = base, count, fd
+
+    def close(self) -> None:
+        """Give up our own hold; a container's init may keep it."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def reserve(machine: Machine, count: int = RANGE) -> Reserved:
+    """The next range of `count` ids that nobody holds. Raises UnsupportedError where there is none."""
+    global _next
+    ranges = [(base, min(count, size)) for first, size in machine.subuid for base, size in _parts(first, size, count)]
+    fd = _open()
+    try:
+        for step in range(len(ranges)):
+            index = (_next + step) % len(ranges)
+            base, size = ranges[index]
+            lock = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, base, 1, 0)
+            try:
+                fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
+            except (BlockingIOError, PermissionError):
+                continue  # another container lives there
+            _next = index + 1
+            return Reserved(base, size, fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    raise UnsupportedError(
+        f"a free range of ids: all {len(ranges)} that root has here are held by live containers ({machine.subid_source})",
+        'add some for creche in /etc/subuid and /etc/subgid ("creche:1879048192:268435456"), or give an explicit uid_map',
+    )
+
+
+def _parts(first: int, size: int, count: int) -> list[tuple[int, int]]:
+    if size < count:
+        return [(first, size)] if size else []
+    return [(first + at, count) for at in range(0, size - count + 1, count)]
+
+
+def _open() -> int:
+    """The file whose bytes stand for ids. Its folder must be ours alone: another could hold all locks for ever."""
+    refused = ""
+    for folder in _FOLDERS:
+        try:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            found = os.lstat(folder)
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+                refused = f"{folder} is not a directory of ours alone"
+                continue
+            return os.open(f"{folder}/ids", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            refused = str(error)
+    raise UnsupportedError(f"a place for the locks of id ranges ({refused})", "make /run/creche, owned by root with mode 0700, or give an explicit uid_map")

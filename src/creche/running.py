@@ -1,0 +1,154 @@
+"""run(): one container, one command, one Result; and the same for a command in a container that lives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+import attrs
+
+from .communicate import Collector, feed
+from .container import Container
+from .errors import SpecError
+from .process import Process
+from .results import Exit, Reason, Result
+from .spec.spec import Spec
+
+__all__ = ["MAX_OUTPUT", "run"]
+
+MAX_OUTPUT = 16 << 20  # bytes of each stream
+
+
+async def run(
+    command: Any,
+    *,
+    input: bytes | None = None,  # noqa: A002
+    timeout: float | None = None,
+    max_output: int | None = MAX_OUTPUT,
+    on_overflow: str = "kill",
+    check: bool = False,
+    **spec_fields: Any,
+) -> Result:
+    """Run a command in a container of its own: start, feed, read, wait, clean up.
+
+    Args:
+        command: an argv, or a Spec; `spec_fields` are a Spec's fields, or change the given one.
+        input: bytes for its standard input (``b""`` is an empty input); None: it reads from /dev/null.
+        timeout: seconds from this call, the start included; past them everything in it is killed (Reason.TIMEOUT).
+        max_output: bytes of each stream that are kept, head and tail; None: no bound.
+        on_overflow: "kill" (Reason.OUTPUT_LIMIT), or "discard" what lies between head and tail.
+        check: raise ExitError, which carries the output, unless it ended well.
+
+    Raises SpecError, UnsupportedError, SpawnError, CgroupError as a Container's start does.
+
+    >>> result = await creche.run(["python3", "-c", "print(6*7)"], timeout=5)
+    >>> result.stdout
+    b'42\\n'
+    """
+    _check(input, timeout, max_output, on_overflow)
+    if isinstance(command, Spec):
+        spec = attrs.evolve(command, **spec_fields) if spec_fields else command
+    else:
+        spec = Spec(command, **spec_fields)
+    if spec.command is None:
+        raise SpecError("command", None, "run() needs one; a place without a command is a Container")
+    if input is not None:
+        if spec.tty is None and spec.stdin != "pipe":
+            raise SpecError("input", "bytes", "stdin is not a pipe: leave stdin out")
+    elif spec.stdin == "pipe" and spec.tty is None:
+        spec = attrs.evolve(spec, stdin="null")
+    box = Container(spec)
+    deadline = math.inf if timeout is None else anyio.current_time() + timeout
+    result: Result | None = None
+    with anyio.move_on_at(deadline) as scope:
+        async with box:
+            assert box._main is not None
+
+            def kill(reason: Reason, limit: str, value: float | None) -> None:
+                box._kill(reason, limit=limit, value=value)
+
+            result = await _attend(box._main, box.wait, kill, input, deadline, timeout, max_output, on_overflow)
+    if result is None:
+        if not scope.cancelled_caught or box._exit is None:
+            result = Result(Exit(None, 9, Reason.TIMEOUT, limit="timeout", detail={"limit_value": float(timeout or 0), "command": spec.command}))
+        else:
+            result = Result(box._exit)
+    return result.check() if check else result
+
+
+async def run_in(
+    box: Container, command: Any, input: bytes | None, timeout: float | None, max_output: int | None, on_overflow: str, check: bool,  # noqa: A002
+    fields: dict[str, Any],
+) -> Result:  # fmt: skip
+    """`Container.run`."""
+    _check(input, timeout, max_output, on_overflow)
+    if input is None and "stdin" not in fields and not fields.get("tty"):
+        fields = {**fields, "stdin": "null"}
+    deadline = math.inf if timeout is None else anyio.current_time() + timeout
+    result: Result | None = None
+    with anyio.move_on_at(deadline):
+        async with box.open(command, **fields) as process:
+
+            def kill(reason: Reason, limit: str, value: float | None) -> None:
+                process.limit, process.limit_value = limit, value
+                process._kill(reason)
+
+            async def wait() -> Exit:
+                await process.wait()
+                assert process._exit is not None
+                return process._exit
+
+            result = await _attend(process, wait, kill, input, deadline, timeout, max_output, on_overflow)
+    if result is None:
+        result = Result(Exit(None, 9, Reason.TIMEOUT, limit="timeout", detail={"limit_value": float(timeout or 0)}))
+    return result.check() if check else result
+
+
+async def _attend(
+    process: Process, wait: Callable[[], Awaitable[Exit]], kill: Callable[[Reason, str, float | None], None], input: bytes | None,  # noqa: A002
+    deadline: float, timeout: float | None, max_output: int | None, on_overflow: str,
+) -> Result:  # fmt: skip
+    """Feed, drain and wait until the command is dead; what it wrote until then is in the Result, however it ended."""
+
+    def overflow() -> None:
+        if on_overflow == "kill":
+            kill(Reason.OUTPUT_LIMIT, "max_output", None if max_output is None else float(max_output))
+
+    out, err = Collector(process.stdout, max_output, overflow), Collector(process.stderr, max_output, overflow)
+    async with anyio.create_task_group() as tasks:
+        if process.stdin is not None:
+            if input is None:
+                process.stdin.close()
+            else:
+                tasks.start_soon(feed, process.stdin, input)
+        for collector in (out, err):
+            tasks.start_soon(collector.drain)
+        # Past the deadline we still wait, shielded from it and from nothing else: what is killed dies at once.
+        with anyio.CancelScope() as own:
+            own.deadline = deadline
+            exit = await wait()
+        if own.cancelled_caught:
+            kill(Reason.TIMEOUT, "timeout", timeout)
+            with anyio.CancelScope(shield=True):
+                exit = await wait()
+        with anyio.CancelScope(shield=True):
+            await out.finish()
+            await err.finish()
+        tasks.cancel_scope.cancel()
+    stderr = err.result()
+    if stderr and not exit.ok:
+        exit = attrs.evolve(exit, detail={**exit.detail, "stderr": stderr[-512:]})
+    return Result(exit, out.result(), stderr, out.truncated, err.truncated)
+
+
+def _check(input: object, timeout: object, max_output: object, on_overflow: object) -> None:  # noqa: A002
+    if input is not None and not isinstance(input, (bytes, bytearray, memoryview)):
+        raise SpecError("input", input, "give bytes (encode text first), or None")
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout < math.inf):
+        raise SpecError("timeout", timeout, "give seconds, or None for no limit of time")
+    if max_output is not None and (isinstance(max_output, bool) or not isinstance(max_output, int) or max_output < 0):
+        raise SpecError("max_output", max_output, "give a number of bytes, or None for no bound")
+    if on_overflow not in ("kill", "discard"):
+        raise SpecError("on_overflow", on_overflow, 'give "kill" or "discard"')

@@ -1,0 +1,142 @@
+"""Hands a Plan to the native module's threads, and undoes the start when it fails or is cancelled; knows no loop."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+
+from ._native import ffi, lib
+from .errors import SpawnError, SpecError
+from .plan.compile import CLONE, Plan
+from .wire.control import RUN_MAIN, RUN_PTY, Failure, failure_of
+from .wire.encode import encode
+
+__all__ = ["Job", "reap"]
+
+PARENT, SETUP, COMMAND = 0, 2, 3
+SPAWN_INIT, SPAWN_COPY, SPAWN_AMBIENT = 1, 2, 4
+CLONING, RUNNING, DEAD = 1, 3, 4
+NS_GET_NSTYPE = 0xB703  # ioctl_nsfs(2)
+
+
+def open_joins(plan: Plan) -> list[int]:
+    """The namespaces to join, opened and their kinds checked before the first is entered; the user namespace first."""
+    fds: list[int] = []
+    try:
+        for name, value in plan.joins:
+            field = f"namespaces.{name}"
+            try:
+                fd = os.open(value, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK) if isinstance(value, str) else fcntl.fcntl(value, fcntl.F_DUPFD_CLOEXEC, 3)
+            except OSError as error:
+                raise SpawnError(
+                    f"{field}: {value!r} can't be opened: {error.strerror}", field=field, step="open", errno=error.errno,
+                    hint="give /proc/PID/ns/… of a process that lives, or a descriptor of a namespace that is open",
+                ) from None  # fmt: skip
+            fds.append(fd)
+            try:
+                kind = fcntl.ioctl(fd, NS_GET_NSTYPE)
+            except OSError:
+                raise SpecError(field, value, "this is no namespace: give /proc/PID/ns/… or a descriptor of one") from None
+            if kind != CLONE[name]:
+                actual = next((other for other, flag in CLONE.items() if flag == kind), "other")
+                raise SpecError(field, value, f"this is a namespace of the kind {actual!r}")
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return fds
+
+
+class Job:
+    """One spawn under way. Its control socket (`socket`) tells the loop all there is to tell."""
+
+    def __init__(self, plan: Plan, *, setup_fds: list[int], parent_fds: list[int], command_fds: list[int], tty: tuple[int, int] | None) -> None:
+        self.plan = plan
+        self.pidfd = -1
+        joins = open_joins(plan)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        self.socket = ours
+        flags = (SPAWN_INIT if plan.init else 0) | (SPAWN_AMBIENT if plan.ambient else 0)
+        if not plan.init or joins:
+            flags |= SPAWN_COPY
+        error = ffi.new("int *")
+        try:
+            self._job = lib.creche_job_new(flags, plan.flags, ours.fileno(), theirs.fileno(), joins, len(joins), error)
+            if self._job == ffi.NULL:
+                raise _exhausted(-error[0])
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            for fd in joins:
+                os.close(fd)
+        try:
+            self._plan(PARENT, encode(plan.parent), parent_fds)
+            self._plan(SETUP, encode(plan.setup), setup_fds)
+            if plan.command:
+                self._plan(COMMAND, encode(plan.command), command_fds)
+                rows, columns = tty or (0, 0)
+                lib.creche_job_run(self._job, RUN_MAIN | (RUN_PTY if tty else 0), rows, columns)
+            self._check(lib.creche_job_submit(self._job))
+        except BaseException:
+            self.free()
+            ours.close()
+            raise
+
+    def _plan(self, phase: int, blob: bytes, fds: list[int]) -> None:
+        self._check(lib.creche_job_plan(self._job, phase, blob, len(blob), fds, len(fds)))
+
+    def _check(self, result: int) -> None:
+        if result < 0:
+            raise _exhausted(-result)
+
+    @property
+    def state(self) -> int:
+        return int(lib.creche_job_state(self._job))
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why the spawn is dead, where it is and no message of the child's says it."""
+        if self.state != DEAD:
+            return None
+        record = ffi.new("struct creche_failure *")
+        lib.creche_job_failure(self._job, record)
+        return failure_of(bytes(ffi.buffer(record)))
+
+    def take(self) -> tuple[int, int]:
+        """The child's pid and pidfd; the pidfd is the caller's to close and the child the caller's to reap."""
+        return int(lib.creche_job_pid(self._job)), int(lib.creche_job_take(self._job))
+
+    def cancel(self) -> None:
+        """Ask for the end of a spawn under way; its socket's end tells when that has come."""
+        lib.creche_job_cancel(self._job)
+
+    def free(self) -> None:
+        """Let go of it. A child that nobody took is killed and reaped."""
+        if self._job is not None:
+            lib.creche_job_free(self._job)
+            self._job = None
+
+
+def _exhausted(errno: int) -> SpawnError:
+    hint = "raise RLIMIT_NOFILE (ulimit -n)" if errno in (23, 24) else "free memory, or raise RLIMIT_NPROC (ulimit -u)"
+    return SpawnError(f"the spawn could not be begun: {os.strerror(errno)}", step="spawn", errno=errno, hint=hint)
+
+
+def reap(pidfd: int) -> tuple[int, tuple[int, ...]] | None:
+    """The status and usage (user µs, system µs, KiB, blocks read, written) of a process that is dead, or None.
+
+    Raises ChildProcessError where somebody else's waitpid(-1) took it.
+    """
+    status = ffi.new("int *")
+    usage = ffi.new("uint64_t[5]")
+    result = lib.creche_reap(pidfd, status, usage)
+    if result < 0:
+        raise ChildProcessError(-result, os.strerror(-result))
+    return (int(status[0]), tuple(int(item) for item in usage)) if result else None
+
+
+assert struct.calcsize("i") == 4

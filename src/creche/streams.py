@@ -1,0 +1,165 @@
+"""Pipes and terminals as anyio byte streams, with lines(); one waiter and one descriptor each."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import AsyncIterator
+
+import anyio
+import anyio.abc
+
+__all__ = ["ReceiveStream", "SendStream"]
+
+CHUNK = 65_536  # bytes of one read: a pipe's default capacity, pipe(7)
+WIDE = 1 << 20  # the capacity asked for once a reader sees that the writer is faster
+F_SETPIPE_SZ = 1031
+
+
+class _Descriptor:
+    """Owns one descriptor; closing wakes whoever waits for it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        os.set_blocking(fd, False)
+
+    def fileno(self) -> int:
+        """The descriptor's number, or -1 once closed."""
+        return self._fd
+
+    def close(self) -> None:
+        """Close at once; a waiting task gets ClosedResourceError. May be called again."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            try:
+                anyio.notify_closing(fd)
+            except (RuntimeError, anyio.NoEventLoopError):
+                pass  # no loop runs here any more, so nobody waits
+            os.close(fd)
+
+    def _open(self) -> int:
+        if self._fd < 0:
+            raise anyio.ClosedResourceError
+        return self._fd
+
+
+class ReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
+    """What a command writes: an `anyio.abc.ByteReceiveStream` that ends with EndOfStream.
+
+    What was read stays read: a cancelled `receive` loses nothing, the bytes are in the pipe or in the stream.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        self._kept = bytearray()  # read, and not yet given out by lines()
+        self._ended = False
+        self._widened = False
+        self._size = CHUNK
+
+    def _read(self, fd: int, size: int) -> bytes | None:
+        """What is there now, ``b""`` at the end, None where there is nothing yet."""
+        try:
+            data = os.read(fd, size)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            if error.errno == errno.EIO:  # a terminal's last end was closed: ioctl_tty(2)
+                return b""
+            raise
+        if len(data) == CHUNK and not self._widened:
+            self._widened = True
+            try:
+                fcntl.fcntl(fd, F_SETPIPE_SZ, WIDE)
+                self._size = WIDE // 4
+            except OSError:
+                pass  # a terminal, or the user's share of pipe memory is used up: smaller reads then
+        return data
+
+    def receive_nowait(self, max_bytes: int = CHUNK) -> bytes | None:
+        """What is there now, at most `max_bytes`; ``b""`` at the end of the stream, None where there is nothing yet."""
+        if self._kept:
+            data = bytes(self._kept[:max_bytes])
+            del self._kept[:max_bytes]
+            return data
+        if self._ended:
+            return b""
+        data = self._read(self._open(), max_bytes)  # type: ignore[assignment]
+        if data == b"":
+            self._ended = True
+        return data
+
+    async def receive(self, max_bytes: int = CHUNK) -> bytes:
+        """At least one byte and at most `max_bytes`. Raises EndOfStream, ClosedResourceError, BusyResourceError."""
+        waited = False
+        while True:
+            data = self.receive_nowait(max(max_bytes, self._size) if max_bytes == CHUNK else max_bytes)
+            if data == b"":
+                raise anyio.EndOfStream
+            if data is not None:
+                if not waited:
+                    await anyio.lowlevel.checkpoint_if_cancelled()
+                return data
+            await anyio.wait_readable(self._open())
+            waited = True
+
+    async def lines(self, encoding: str | None = None, max: int = CHUNK) -> AsyncIterator[bytes | str]:  # noqa: A002
+        """Lines without their newline, as bytes or decoded; one longer than `max` bytes comes in pieces.
+
+        Undecodable bytes become U+FFFD. Ends with the stream; the last line need not end with a newline. Leaving the
+        loop early keeps what was read: the next reader gets it.
+        """
+        if max < 1:
+            raise ValueError("max must be at least 1 byte")
+        searched = 0
+        while True:
+            at = self._kept.find(b"\n", searched, max + 1)
+            if at >= 0 or len(self._kept) > max:
+                end = at if at >= 0 else max
+                line = bytes(self._kept[:end])
+                del self._kept[: end + (at >= 0)]
+                searched = 0
+                yield line.decode(encoding, "replace") if encoding else line
+                continue
+            searched = len(self._kept)
+            if self._ended:
+                break
+            data = self._read(self._open(), self._size)
+            if data is None:
+                await anyio.wait_readable(self._open())
+            elif data == b"":
+                self._ended = True
+            else:
+                self._kept += data
+        if self._kept:
+            line = bytes(self._kept)
+            self._kept.clear()
+            yield line.decode(encoding, "replace") if encoding else line
+
+    async def aclose(self) -> None:
+        """Close the reading end: a writer gets SIGPIPE."""
+        self.close()
+
+
+class SendStream(_Descriptor, anyio.abc.ByteSendStream):
+    """What a command reads: an `anyio.abc.ByteSendStream`; `aclose` is its end of file."""
+
+    async def send(self, item: bytes) -> None:
+        """Send all of `item`, waiting for the reader. Raises BrokenResourceError where nobody reads any more."""
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        view = memoryview(item)
+        while view:
+            try:
+                view = view[os.write(self._open(), view) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self._open())
+            except BrokenPipeError:
+                raise anyio.BrokenResourceError from None
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                raise anyio.BrokenResourceError from None
+
+    async def aclose(self) -> None:
+        """Close the writing end: the reader sees the end of file."""
+        self.close()
