@@ -57,8 +57,8 @@ async def find_place_async(environ: Mapping[str, str] = os.environ) -> Place:
         return known
     with _lock:
         near = survey(environ.get(VARIABLE))
-    if near.kind == "none" and environ.get(VARIABLE, "systemd") == "systemd":
-        near = await _systemd(near, asked=VARIABLE in environ, environ=environ)
+    if near.kind == "none" and environ.get(VARIABLE, "systemd") in ("systemd", "delegated"):
+        near = await _systemd(near, asked=environ.get(VARIABLE), environ=environ)
     return _found.setdefault((os.getpid(), environ.get(VARIABLE)), near)
 
 
@@ -66,8 +66,11 @@ def _known(environ: Mapping[str, str]) -> Place | None:
     return _found.get((os.getpid(), environ.get(VARIABLE)))
 
 
-def survey(asked: str | None = None, proc: str = "/proc/self") -> Place:
-    """The nearest place that needs nobody's help; kind "none", with the reasons, where there is none."""
+def survey(asked: str | None = None, proc: str = "/proc/self", told: str | None = None) -> Place:
+    """The nearest place that needs nobody's help; kind "none", with the reasons, where there is none.
+
+    *told* is the unit whose cgroup systemd itself calls delegated, where it leaves no mark on the cgroup.
+    """
     if asked is not None and asked not in KINDS:
         if not asked.startswith("/"):
             raise CgroupError(f"{VARIABLE}={asked!r}", hint=f"a path, or one of {', '.join(KINDS)}")
@@ -78,7 +81,8 @@ def survey(asked: str | None = None, proc: str = "/proc/self") -> Place:
     if asked in ("none", "systemd"):
         return Place("none", reasons=(f"{VARIABLE} is {asked!r}",), hint=f"unset {VARIABLE}")
     if asked in (None, "v2", "delegated", "container") and two is not None:
-        found = room.below(two)
+        unit = two.own if told and two.own and os.path.basename(two.own) == told else None
+        found = room.below(two, told=unit)
         if found.folder is not None:
             hierarchy = Hierarchy(2, found.folder, found.controllers, two.point)
             kind = room.kind(two, found.folder)
@@ -141,24 +145,28 @@ def _given(path: str) -> Place:
     return Place("delegated", (Hierarchy(2, path, room.controllers(path), path),))
 
 
-async def _systemd(near: Place, *, asked: bool, environ: Mapping[str, str]) -> Place:
-    """A scope of our own from systemd, where one runs; else *near* with one more reason."""
+async def _systemd(near: Place, *, asked: str | None, environ: Mapping[str, str]) -> Place:
+    """Our own unit where systemd says it is delegated, or a scope of our own; else *near* with one more reason."""
     from . import systemd  # D-Bus is loaded only where it is asked
 
     own = memberships(files.read_or("/proc/self/cgroup")).get("", "")
     name = os.path.basename(own)
     if (why := systemd.absent(environ)) is not None:
         return _because(near, why)
-    if name.endswith(".service") and not asked:
-        hint = f"add Delegate=yes to {name}'s [Service] section, or set {VARIABLE}=systemd to have this process moved"
-        return _because(near, f"{own} is a service without Delegate=yes", hint)
     try:
+        if asked != "systemd" and await systemd.delegates(environ, name):
+            near = survey(asked, told=name)
+        if near.usable or asked == "delegated":
+            return near
+        if name.endswith(".service") and asked is None:
+            hint = f"add Delegate=yes to {name}'s [Service] section, or set {VARIABLE}=systemd to be moved out of it"
+            return _because(near, f"{own} is a service that systemd did not give us alone", hint)
         await systemd.enter_scope(environ)
     except CgroupError as error:
         return _because(near, str(error), error.hint)
     inside = survey()
     if inside.usable:
-        return Place("systemd", inside.hierarchies, inside.moved or "a scope of systemd's", near.reasons)
+        return Place("systemd", inside.hierarchies, inside.moved, near.reasons)
     return _because(inside, "systemd made a scope that gives no room", room.remedy(None))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import attrs
 
@@ -17,6 +18,7 @@ LEAF = "creche-supervisor"
 """The leaf that this process moves to where its own cgroup must be empty to have children with controllers."""
 
 _UNITS = (".slice", ".scope", ".service", ".mount", ".socket", ".swap")
+_SCOPE = re.compile(r"creche-\d+-\d+\.scope")  # systemd.scope_name: made by us, with Delegate=yes
 _DELEGATED = (
     "trusted.delegate",
     "user.delegate",
@@ -33,8 +35,11 @@ class Room:
     reasons: tuple[str, ...] = ()
 
 
-def below(two: Standing, *, moving: bool = True) -> Room:
-    """Room for cgroups at *two*; with *moving*, this process goes to a leaf if that is ours to do and makes room."""
+def below(two: Standing, *, moving: bool = True, told: str | None = None) -> Room:
+    """Room for cgroups at *two*; with *moving*, this process goes to a leaf if that is ours to do and makes room.
+
+    *told* is a directory of which systemd itself says that it is delegated.
+    """
     own = two.own
     if own is None:
         return Room(reasons=(f"our cgroup is not to be seen below {two.point}",))
@@ -47,7 +52,7 @@ def below(two: Standing, *, moving: bool = True) -> Room:
         return Room(reasons=(why,))
     if is_root(own):  # the one cgroup that may hold processes and have controllers below it
         return Room(own, controllers(own))
-    if _managed(own):
+    if _managed(own) and own != told:
         return Room(reasons=(f"{own} is systemd's, without Delegate=yes",))
     if not controllers(own):
         return Room(reasons=(f"{own} has no controllers (its parent's cgroup.subtree_control gives none)",))
@@ -148,6 +153,9 @@ def _managed(folder: str) -> bool:
 
 
 def _delegated(folder: str) -> bool:
+    """Whether systemd marked it. A user's manager of version 252 marks nothing; there our scope's name must do."""
+    if _SCOPE.fullmatch(os.path.basename(folder)):
+        return True
     for name in _DELEGATED:
         try:
             if os.getxattr(folder, name) == b"1":

@@ -59,6 +59,24 @@ def scope_name(pid: int) -> str:
     return f"creche-{pid}-{start_time(pid)}.scope"
 
 
+async def delegates(environ: Mapping[str, str], unit: str) -> bool:
+    """Whether the manager behind our bus knows *unit* and has it delegated. Raises CgroupError as `connected` does."""
+    kind = {".scope": "Scope", ".service": "Service"}.get(os.path.splitext(unit)[1])
+    if kind is None:
+        return False
+    async with connected(bus_path(environ)) as bus:
+        try:
+            (path,) = await bus.call(new_method_call(_MANAGER, "GetUnit", "s", (unit,)))
+        except CgroupError as error:
+            if "NoSuchUnit" in error.message:
+                return False  # it is another manager's
+            raise
+        properties = DBusAddress(path, _MANAGER.bus_name, "org.freedesktop.DBus.Properties")
+        asked = (f"org.freedesktop.systemd1.{kind}", "Delegate")
+        (answer,) = await bus.call(new_method_call(properties, "Get", "ss", asked))
+        return bool(answer[1])
+
+
 async def enter_scope(environ: Mapping[str, str], seconds: float = SECONDS) -> str:
     """Have systemd move this process into a delegated scope of its own; the scope's name.
 
