@@ -16,6 +16,7 @@ from pathlib import Path
 
 PLACES = ["root", "user", "guest-v2", "guest-systemd"]
 OUTCOMES = ["passed", "failed", "skipped"]
+WEIGHT = ["skipped", "passed", "failed"]  # of two runs of a test, the later of these counts
 ABOUT_GUESTS = ("tests/cgroups/", "tests/guest/")
 GUEST_NEEDS = ("limits", "cgroup2", "systemd", "systemd-user")
 
@@ -30,29 +31,36 @@ class Results:
         self.seconds: Counter[str] = Counter()
         self.notes: dict[str, str] = {}
         for path in sorted(folder.glob("*.jsonl")):
+            running: dict[str, str] = {}
             for line in path.read_text().splitlines():
-                self.take(path.stem, json.loads(line))
+                self.take(path.stem, json.loads(line), running)
+            for test, reason in running.items():  # it started and never ended: it took its run down with it
+                self.note(path.stem, test, "failed", reason)
 
-    def take(self, place: str, record: dict) -> None:
+    def take(self, place: str, record: dict, running: dict[str, str]) -> None:
         if "not-run" in record:
             self.notes[place] = f"not run: {record['not-run']}"
         elif "place-failed" in record:
             self.notes[place] = f"its run ended with status {record['place-failed']}"
+        elif record["outcome"] == "started":
+            running[record["test"]] = record["reason"]
         else:
-            test = record["test"]
-            # A test that started and has no other record took its run down with it.
-            self.outcome[place][test] = "failed" if record["outcome"] == "started" else record["outcome"]
-            self.why[place][test] = record.get("reason", "")
-            self.needs.setdefault(test, record.get("needs", []))
+            running.pop(record["test"], None)
+            self.note(place, record["test"], record["outcome"], record.get("reason", ""))
+            self.needs.setdefault(record["test"], record.get("needs", []))
             self.seconds[place] += record.get("seconds", 0)
+
+    def note(self, place: str, test: str, outcome: str, reason: str) -> None:
+        """A guest runs some tests as two users: of two outcomes the heavier one stands."""
+        if WEIGHT.index(outcome) >= WEIGHT.index(self.outcome[place].get(test, "skipped")):
+            self.outcome[place][test], self.why[place][test] = outcome, reason
 
     def once(self) -> dict[str, str]:
         """Each test counted once: failed if it failed anywhere, passed if it passed somewhere, else skipped."""
         found: dict[str, str] = {}
-        order = ["skipped", "passed", "failed"]
         for tests in self.outcome.values():
             for test, outcome in tests.items():
-                found[test] = max(outcome, found.get(test, "skipped"), key=order.index)
+                found[test] = max(outcome, found.get(test, "skipped"), key=WEIGHT.index)
         return found
 
 
@@ -127,7 +135,7 @@ def print_for_guests(results: Results) -> None:
         if (
             outcome == "skipped"
             or test.startswith(ABOUT_GUESTS)
-            or set(results.needs[test]) & set(GUEST_NEEDS)
+            or set(results.needs.get(test, ())) & set(GUEST_NEEDS)
         ):
             print(test)
 

@@ -273,16 +273,25 @@ static void reap(void)
 {
 	struct { struct { long sec, us; } user, system; long maxrss, ix, id, is, minor, major, swap, in, out, sent, received,
 		signals, voluntary, involuntary; } usage;
+	union { struct { int number, error, code, pad, pid; } seen; unsigned char room[128]; } info;
 	int status;
 	long pid;
 
-	while ((pid = sys4(__NR_wait4, -1, &status, WNOHANG | __WALL, &usage)) > 0) {
-		for (unsigned i = 0; i < highest; i++) {
-			struct command *command = &commands[i];
-			if (command->pid != pid)
-				continue;
-			while (command->report >= 0)
-				hear(command);
+	for (;;) {
+		struct command *command = 0;
+
+		info.seen.pid = 0;
+		if (sys5(__NR_waitid, 0 /* P_ALL */, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WALL, 0) < 0 || !(pid = info.seen.pid))
+			break;
+		for (unsigned i = 0; i < highest && !command; i++)
+			if (commands[i].pid == pid)
+				command = &commands[i];
+		/* Its start is told while it is a zombie still: there is no credential of a pid that is gone. */
+		while (command && command->report >= 0)
+			hear(command);
+		if (sys4(__NR_wait4, pid, &status, __WALL, &usage) != pid)
+			break;
+		if (command) {
 			uint32_t flags = command->flags;
 			command->pid = 0;
 			if (!command->failure.error) {
@@ -299,7 +308,6 @@ static void reap(void)
 			}
 			if (flags & CRECHE_RUN_MAIN)
 				leave(0); /* and everything in the container with us: pid_namespaces(7) */
-			break;
 		}
 	}
 }

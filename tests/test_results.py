@@ -83,6 +83,13 @@ EXPLAINED: list[tuple[Exit, str]] = [
         ),
     ),
     (
+        Exit(None, 9, Reason.OOM, oom_kills=2),
+        (
+            "the command was killed by the kernel for memory: 2 processes were killed for memory; it met no limit of "
+            "its own: the machine, or a group around the container, was out of memory"
+        ),
+    ),
+    (
         Exit(None, 9, Reason.TIMEOUT, limit="timeout", detail={"limit_value": 5.0}),
         "the command used up its time; timeout is 5 s",
     ),

@@ -45,8 +45,8 @@ class Channel:
                 data, ancillary, flags, _ = self._socket.recvmsg(REPLY_SIZE + 1, _ROOM, _CLOEXEC)
             except BlockingIOError:
                 break
-            except ConnectionError:
-                data, ancillary, flags = b"", [], 0
+            except ConnectionResetError:
+                continue  # it left something unread; what it said before that is still to come, and then the end
             handled = True
             fds: list[int] = []
             pid = 0

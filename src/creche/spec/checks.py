@@ -10,7 +10,6 @@ under TYPE_CHECKING, of which a class is relieved by `built`; tests hold the two
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -85,6 +84,8 @@ def below(path: str, name: object) -> str:
 
 def nearest(word: object, known: Iterable[str]) -> str:
     """``; did you mean 'memory'?``, or nothing."""
+    import difflib  # only errors need it
+
     found = difflib.get_close_matches(word, known, 1) if isinstance(word, str) and len(word) < 64 else []
     return f"; did you mean {found[0]!r}?" if found else ""
 

@@ -198,7 +198,8 @@ def _plain(check: Check, value: Any, path: str) -> Any:
         return [_plain(inner, item, f"{path}[{index}]") for index, item in enumerate(value)]
     if isinstance(value, Mapping):
         return {
-            key: _plain(Check(), item, f"{path}[{key!r}]") for key, item in value.items() if item is not None
+            key: None if item is None else _plain(Check(), item, f"{path}[{key!r}]")
+            for key, item in value.items()
         }
     if isinstance(value, list):
         return [_plain(Check(), item, f"{path}[{index}]") for index, item in enumerate(value)]
@@ -206,6 +207,6 @@ def _plain(check: Check, value: Any, path: str) -> Any:
         raise SpecError(
             path, value, "an object with fileno() has no written form; give a word or a descriptor"
         )
-    return (
-        "unlimited" if path.startswith("rlimits") and value == INFINITY else value
-    )  # TOML's ints have 63 bits
+    if value == INFINITY and path.startswith("rlimits"):
+        return "unlimited"  # TOML's ints have 63 bits
+    return value

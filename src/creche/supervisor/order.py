@@ -33,15 +33,17 @@ class Group:
 
 
 def arrange(
-    entries: Sequence[tuple[str, tuple[str, ...] | None]], present: Iterable[Group] = ()
+    entries: Sequence[tuple[str, tuple[str, ...] | None]],
+    present: Iterable[Group] = (),
+    first: int = 0,
 ) -> tuple[Group, ...]:
-    """Groups for `(name, depends_on)` in the order of the list, behind those which are `present`.
+    """Groups for `(name, depends_on)` in the order of the list, behind those which are `present`,
+    with ids from `first` on, which is above all of theirs.
 
     `depends_on=None` follows every earlier one; a tuple of names follows just these and what they follow, and
     may name later ones too. A SpecError tells of a double or unknown name and of a circle.
     """
     old = {group.name: group for group in present}
-    first = max((group.id for group in old.values()), default=-1) + 1
     ids: dict[str, int] = {name: group.id for name, group in old.items()}
     for number, (name, _) in enumerate(entries, first):
         if name in ids:

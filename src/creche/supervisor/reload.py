@@ -1,0 +1,122 @@
+"""A rolling reload: from the children there are to the children there shall be, and back if that does not go well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from attrs import evolve
+
+from creche.errors import SpecError
+from creche.supervisor import states
+from creche.supervisor.childspec import ChildSpec
+from creche.supervisor.conductor import Conductor
+from creche.supervisor.events import Reloaded
+
+if TYPE_CHECKING:
+    from creche.supervisor.supervisor import Supervisor
+
+
+class Reload:
+    """One reload. What changes is decided when it is made; `run` does it."""
+
+    def __init__(
+        self, supervisor: Supervisor, conductor: Conductor, children: tuple[ChildSpec, ...], at_once: int
+    ) -> None:
+        if at_once < 1:
+            raise SpecError("reload.at_once", at_once, "give a number of at least 1")
+        self._supervisor = supervisor
+        self._conductor = conductor
+        self._at_once = at_once
+        new = {child.name: child for child in children}
+        if len(new) < len(children):
+            raise SpecError(
+                "reload.children", [child.name for child in children], "give each a name of its own"
+            )
+        old = dict(conductor.specs)
+        self._old = old
+        self._added = [child for child in children if child.name not in old]
+        self._gone = [name for name in old if name not in new]
+        self._scaled = [
+            child for child in new.values() if child.name in old and child.count != old[child.name].count
+        ]
+        self._changed = [
+            child
+            for child in new.values()
+            if child.name in old and evolve(child, count=old[child.name].count) != old[child.name]
+        ]
+        for child in (*self._scaled, *self._changed):
+            before = old[child.name]
+            if child.depends_on != before.depends_on:
+                raise SpecError(
+                    "child.depends_on", child.depends_on, f"{child.name}: remove and add it to change this"
+                )
+            if (child.count is None) is not (before.count is None):
+                raise SpecError("child.count", child.count, f"{child.name}: remove and add it to change this")
+            conductor.sockets.check(child)
+
+    async def run(self) -> Reloaded:
+        """All of it, and what came of it."""
+        for child in self._added:
+            self._supervisor.add(child)
+        touched: list[str] = []
+        failed: str | None = None
+        for child in self._changed:
+            names = [name for name, slot in self._conductor.slots.items() if slot.spec.name == child.name]
+            for start in range(0, len(names), self._at_once):
+                batch = names[start : start + self._at_once]
+                touched += batch
+                failed = await self._replace(batch, child, trial=True)
+                if failed is not None:
+                    break
+            if failed is not None:
+                await self._put_back(touched)
+                break
+            self._conductor.specs[child.name] = child
+        else:
+            for child in self._scaled:
+                assert child.count is not None
+                self._supervisor.scale(child.name, child.count)
+            if self._gone:
+                await self._supervisor.remove(*self._gone)
+        told = Reloaded(changed=tuple(touched), failed=failed)
+        self._conductor.publish(told)
+        return told
+
+    async def _replace(self, names: Sequence[str], child: ChildSpec, *, trial: bool) -> str | None:
+        """Replace these, wait until all are where they are wanted, and name one that failed its trial."""
+        conductor = self._conductor
+        lives = {}
+        for name in names:
+            slot = conductor.slots.get(name)
+            if slot is not None:
+                conductor.failed_trials.pop(name, None)
+                slot.spec = child
+                lives[name] = slot.lives
+        wanted = tuple(name for name in lives if conductor.state.children[name].wanted is states.Wanted.UP)
+        if not wanted:
+            return None
+        conductor.post(states.Again(wanted, trial=trial))
+
+        def settled() -> bool:
+            return all(
+                name not in conductor.slots
+                or name in conductor.failed_trials
+                or (conductor.settled(name) and conductor.slots[name].lives > lives[name])
+                or conductor.state.children[name].wanted is states.Wanted.DOWN
+                for name in wanted
+            )
+
+        await conductor.until(settled)
+        return next((name for name in wanted if name in conductor.failed_trials), None)
+
+    async def _put_back(self, touched: Sequence[str]) -> None:
+        """As it was: the old specs of all that were touched, one batch at a time as well, and none of the new ones."""
+        for start in range(0, len(touched), self._at_once):
+            for name in touched[start : start + self._at_once]:
+                slot = self._conductor.slots.get(name)
+                if slot is not None:
+                    self._conductor.specs[slot.spec.name] = self._old[slot.spec.name]
+                    await self._replace([name], self._old[slot.spec.name], trial=False)
+        if self._added:
+            await self._supervisor.remove(*(child.name for child in self._added))
