@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import uvloop
 
 from leaks import nothing_left
 from needs import missing
@@ -32,6 +33,12 @@ _not_run: defaultdict[str, list[str]] = defaultdict(list)
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
     """The loop an asynchronous test runs on: each of them in turn."""
     return request.param
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _libuv_is_awake() -> None:
+    """libuv keeps a pipe for the whole process from its first loop on: made here, so that no test is blamed for it."""
+    uvloop.new_event_loop().close()
 
 
 @pytest.fixture(scope="session", autouse=True)
