@@ -71,7 +71,7 @@ def test_strict_allows_less_than_default(arch: str) -> None:
     strict, default = made("strict", arch), made("default", arch)
     assert made("strict", arch, *CAPABILITIES).program == strict.program
     for name in numbers(arch):
-        for args in [(0,), (1, 1), (0, 0x5401), (0, 0x5412), (0x10F00,), (0xFFFFFFFF,), (0x20000,)]:
+        for args in [(0,), (1, 1), (0, 0x5401), (0, 0x5412), (0x10F00,), (0xFFFFFFFF,), (0x20000,), (30,)]:
             if verdict(strict, name, args) == ALLOW:
                 assert verdict(default, name, args) == ALLOW, (name, args)
 
@@ -83,7 +83,6 @@ def test_strict_by_its_words() -> None:
         "fork",
         "vfork",
         "socket",
-        "socketpair",
         "connect",
         "ptrace",
         "mount",
@@ -106,6 +105,13 @@ def test_strict_by_its_words() -> None:
         "tgkill",
     ):
         assert verdict(strict, name) == ALLOW, name
+    assert (
+        verdict(strict, "socketpair", (1, 1, 0)) == ALLOW
+        and verdict(strict, "socketpair", (30, 1, 0)) == EPERM
+    )
+    assert (
+        verdict(strict, "sendto", (3, 0, 0, 0, 1 << 32)) == EPERM and verdict(strict, "sendto", (3,)) == ALLOW
+    )
     thread = 0x3D0F00  # what pthread_create passes
     assert verdict(strict, "clone", (thread,)) == ALLOW
     assert verdict(strict, "clone", (thread | 0x10000000,)) == EPERM

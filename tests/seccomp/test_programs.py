@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,14 +82,14 @@ public class Fine {
 """
 
 
-def default() -> Filter:
-    found = compile_filter("default", arch="x86_64", kernel=(6, 1))
+def made(profile: str = "default") -> Filter:
+    found = compile_filter(profile, arch="x86_64", kernel=(6, 1))
     assert found is not None
     return found
 
 
-def run(argv: list[str], folder: Path | None = None) -> str:
-    done = child.command(default(), argv, cwd=folder)
+def run(argv: list[str], folder: Path | None = None, profile: str = "default") -> str:
+    done = child.command(made(profile), argv, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return str(done.stdout)
 
@@ -100,8 +101,6 @@ def has(program: str) -> None:
 
 def test_python() -> None:
     """Loops, threads, processes, pools, pipes and sockets."""
-    import sys
-
     assert run([sys.executable, "-I", "-c", PYTHON]) == "fine\n"
 
 
@@ -133,7 +132,7 @@ def test_a_leak_checker_that_traces(tmp_path: Path) -> None:
         "#include <stdlib.h>\nint main(void) { return malloc(7) == malloc(8); }\n"
     )
     run(["cc", "-fsanitize=address", "-o", "leak", "leak.c"], tmp_path)
-    done = child.command(default(), [str(tmp_path / "leak")])
+    done = child.command(made(), [str(tmp_path / "leak")])
     assert "detected memory leaks" in done.stderr
 
 
@@ -164,5 +163,45 @@ def test_java(tmp_path: Path) -> None:
 @needs("strace")
 def test_a_tracer() -> None:
     """strace follows its own child."""
-    done = child.command(default(), ["strace", "-f", "-e", "trace=execve", "true"])
+    done = child.command(made(), ["strace", "-f", "-e", "trace=execve", "true"])
     assert done.returncode == 0 and 'execve("' in done.stderr
+
+
+COUNTS = """
+public class Counts {
+    public static void main(String[] args) {
+        System.out.println(java.util.stream.IntStream.range(0, 1000).parallel().sum());
+    }
+}
+"""
+
+LOOP = """
+import asyncio, hashlib, tempfile
+with tempfile.TemporaryFile() as file:
+    file.write(b"x")
+print(asyncio.run(asyncio.to_thread(lambda: hashlib.sha256(b"x").hexdigest()[:4])))
+"""
+
+WORKER = """
+const { Worker } = require("worker_threads");
+new Worker("require('worker_threads').parentPort.postMessage(6 * 7)", { eval: true }).on("message", n => console.log(n));
+"""
+
+
+def test_computing_under_the_strict_filter(tmp_path: Path) -> None:
+    """Interpreters start, run threads and use files; a shell without commands works."""
+    assert run([sys.executable, "-I", "-c", LOOP], tmp_path, "strict") == "2d71\n"
+    assert run(["bash", "-c", "echo 7 > n; read n < n; echo $((6 * n))"], tmp_path, "strict") == "42\n"
+
+
+def test_node_under_the_strict_filter() -> None:
+    """With a worker, which is a thread."""
+    has("node")
+    assert run(["node", "-e", WORKER], None, "strict") == "42\n"
+
+
+def test_java_under_the_strict_filter(tmp_path: Path) -> None:
+    """With its threads; the pair of sockets that it makes first is why pairs are allowed."""
+    has("java")
+    (tmp_path / "Counts.java").write_text(COUNTS)
+    assert run(["java", "-Xmx128m", "Counts.java"], tmp_path, "strict") == "499500\n"
