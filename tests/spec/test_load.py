@@ -135,6 +135,10 @@ def test_plain_data_is_read(fields: dict[str, Any], spec: Spec) -> None:
             {"command": ["a"], "security": {"landlock": {}}},
         ),
         (
+            Spec(["a"], limits=Limits(io={"/x": {"rbps": 1, "wiops": None}})),
+            {"command": ["a"], "limits": {"io": {"/x": {"rbps": 1, "wiops": None}}}},
+        ),
+        (
             Spec(["a"], rlimits={"core": "unlimited"}),
             {"command": ["a"], "rlimits": {"core": ["unlimited"] * 2}},
         ),

@@ -242,11 +242,8 @@ class InnerPath(Check):
         return result
 
     def schema(self) -> Schema:
-        return {
-            "type": "string",
-            "pattern": f"^{self.below or ''}/{'' if self.root else '.'}",
-            "maxLength": _PATH_MAX - 1,
-        }
+        more = "" if self.root else r"[^\0]"
+        return {"type": "string", "pattern": f"^{self.below or ''}/{more}", "maxLength": _PATH_MAX - 1}
 
 
 class Maybe(Check):
