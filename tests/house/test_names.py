@@ -1,0 +1,74 @@
+"""The public names are pinned: what people import is neither lost nor added to by accident."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import creche
+
+ERRORS = [
+    "CgroupError",
+    "CrecheError",
+    "ExitError",
+    "FileError",
+    "SpawnError",
+    "SpecError",
+    "UnsupportedError",
+]
+NAMES = [
+    "Bind",
+    "ChildSpec",
+    "Container",
+    "DevPts",
+    "Directory",
+    "Exit",
+    "File",
+    "HostView",
+    "IdMap",
+    "JobQueue",
+    "Landlock",
+    "Limits",
+    "Mqueue",
+    "Namespaces",
+    "Overlay",
+    "Pool",
+    "Proc",
+    "Process",
+    "Reason",
+    "Result",
+    "SeccompRules",
+    "Security",
+    "Spec",
+    "Supervisor",
+    "Symlink",
+    "Sysfs",
+    "Tmpfs",
+    "Usage",
+    "run",
+]
+COMING = {"ChildSpec", "JobQueue", "Pool", "Supervisor"} - set(creche.__all__)  # pinned, and not built yet
+
+
+def test_the_pinned_names_are_all_there_and_there_are_no_others() -> None:
+    assert sorted([*creche.__all__, *COMING]) == sorted([*ERRORS, *NAMES])
+
+
+@pytest.mark.parametrize("name", creche.__all__)
+def test_a_public_name_is_documented(name: str) -> None:
+    found = getattr(creche, name)
+    assert found.__doc__ and len(found.__doc__.split()) > 3, f"creche.{name} has no docstring"
+    assert name in dir(creche)
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_every_error_is_a_creche_error(name: str) -> None:
+    assert issubclass(getattr(creche, name), creche.CrecheError)
+
+
+def test_importing_creche_loads_no_loop_but_the_one_in_use() -> None:
+    code = "import sys, creche; print(*({'trio', 'uvloop', 'cattrs', 'rich', 'click', 'jeepney'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
