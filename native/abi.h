@@ -9,7 +9,7 @@
 #define CRECHE_STEPS(X) \
 	X(OPEN) X(OPEN_TREE) X(MOUNT_ATTR) X(PROPAGATION) X(IDENTITY) \
 	X(FS_OPEN) X(FS_STRING) X(FS_FLAG) X(FS_FD) X(FS_MOUNT) X(OVERLAY_OLD) \
-	X(STAGE) X(ROOT) X(ATTACH) X(MKDIR) X(SYMLINK) X(FILE) X(LINK_TREE) X(PIVOT) \
+	X(STAGE) X(UNSTAGE) X(ROOT) X(ATTACH) X(MASK) X(READ_ONLY) X(MKDIR) X(SYMLINK) X(FILE) X(LINK_TREE) X(PIVOT) \
 	X(HOSTNAME) X(DOMAINNAME) X(LOOPBACK) X(WRITE) X(CLOSE) X(KEEP) \
 	X(SETSID) X(PTY) X(DESCRIPTORS) X(OWN) X(RLIMIT) X(UMASK) X(NICE) X(CGROUP) X(UNSHARE) \
 	X(KEEP_CAPS) X(GROUPS) X(USER) X(CAPABILITIES) X(NO_NEW_PRIVS) X(CHDIR) X(SIGNALS) \
@@ -40,10 +40,10 @@ enum { CRECHE_PHASE_PARENT, CRECHE_PHASE_CHILD, CRECHE_PHASE_SETUP, CRECHE_PHASE
 
 /* Flags of Steps. */
 enum {
-	CRECHE_OPTIONAL = 1,            /* OPEN, OPEN_TREE: what is absent leaves the slot empty */
+	CRECHE_OPTIONAL = 1,            /* SYMLINK, LANDLOCK_PATH: there already, or absent, is well too */
 	CRECHE_RECURSIVE = 2,           /* OPEN_TREE, MOUNT_ATTR */
 	CRECHE_DIRECTORY = 4,           /* OPEN: nothing else will do */
-	CRECHE_EMPTY_OK = 8,            /* ATTACH: an absent target is passed over (masks) */
+	CRECHE_KEEP_SLOT = 8,           /* ATTACH: the slot is used again */
 	CRECHE_WRITABLE = 16,           /* FILE: stays writable while built */
 	CRECHE_INSIDE = 32,             /* OPEN, OPEN_TREE: the path is resolved in the container's root */
 	CRECHE_GROUP_MAP = 128,         /* MAP, MAP_TOOL: gid_map rather than uid_map */

@@ -377,6 +377,7 @@ static _Noreturn __attribute__((used)) void begin(void)
 
 	/* Readable memory of ours is dumpable after an exec: not for guests. */
 	sys5(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+	sys1(__NR_umask, 0); /* modes are what the Plan says; each command sets its own */
 	sys4(__NR_rt_sigprocmask, SIG_SETMASK, &every, 0, 8);
 	for (int i = 1; i <= 64; i++)
 		sys4(__NR_rt_sigaction, i, &fresh, 0, 8);

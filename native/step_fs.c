@@ -28,26 +28,11 @@ STEP(OPEN)
 	return slot_put(c, s->slot, fd);
 }
 
-/* A copy of the mounts at a path (or at a path below the directory in slot2), attached to nothing yet. */
+/* A copy of the mounts at a path of the caller's side, attached to nothing yet. */
 STEP(OPEN_TREE)
 {
-	int at = AT_FDCWD;
-	long fd;
-	unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (s->flags & CRECHE_RECURSIVE ? AT_RECURSIVE : 0);
-
-	if (s->flags & CRECHE_INSIDE) {
-		long from = resolve(c, TEXT(c, s), O_PATH, 0);
-		fd = from < 0 ? from : sys3(__NR_open_tree, from, "", flags | AT_EMPTY_PATH);
-		if (from >= 0)
-			sys1(__NR_close, from);
-	} else {
-		if (s->slot2 != CRECHE_SLOT_NONE && (at = slot_take(c, s->slot2)) < 0)
-			return at;
-		fd = sys3(__NR_open_tree, at, TEXT(c, s), flags | (s->text_size ? AT_SYMLINK_NOFOLLOW * (at >= 0) : AT_EMPTY_PATH));
-	}
-	if ((fd == -ENOENT || fd == -ENOTDIR) && s->flags & CRECHE_OPTIONAL)
-		return 0;
-	return slot_put(c, s->slot, fd);
+	return slot_put(c, s->slot, sys3(__NR_open_tree, AT_FDCWD, TEXT(c, s),
+					 OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (s->flags & CRECHE_RECURSIVE ? AT_RECURSIVE : 0)));
 }
 
 /* Adds and removes mount attributes (a, b) on a whole tree: nothing below stays writable (mount_setattr(2)). */
@@ -57,7 +42,7 @@ STEP(MOUNT_ATTR)
 	int fd = slot_take(c, s->slot);
 
 	if (fd < 0)
-		return s->flags & CRECHE_OPTIONAL ? 0 : fd;
+		return fd;
 	return sys5(__NR_mount_setattr, fd, "", AT_EMPTY_PATH | (s->flags & CRECHE_RECURSIVE ? AT_RECURSIVE : 0), &attr,
 		    sizeof attr);
 }
@@ -211,8 +196,8 @@ STEP(ROOT)
 	return slot_put(c, CRECHE_SLOT_ROOT, fd);
 }
 
-/* Splits an absolute path of the container: `parent` gets the descriptor of the last directory (made where it is
-   not there), the result is the last name, or 0. Directories are made below descriptors, never by path. */
+/* The directory that a path of the container's ends in, made where it is not there: its descriptor, and `last` the name
+   below it. Directories are made below descriptors, never by path. */
 static long make_parents(struct ctx *c, const char *path, char *buffer, const char **last)
 {
 	size_t n = text_length(path), cut = 1;
@@ -223,21 +208,24 @@ static long make_parents(struct ctx *c, const char *path, char *buffer, const ch
 	copy_bytes(buffer, path, n + 1);
 	while (n > 1 && buffer[n - 1] == '/')
 		buffer[--n] = 0;
+	for (cut = n; cut > 1 && buffer[cut - 1] != '/'; cut--)
+		;
+	*last = path[1] ? buffer + cut : ".";
+	buffer[cut - 1] = 0; /* the usual case: it is there */
+	parent = resolve(c, cut > 1 ? buffer : "/", O_PATH | O_DIRECTORY, 0);
+	buffer[cut - 1] = '/';
+	if (parent != -ENOENT)
+		return parent;
 	parent = resolve(c, "/", O_PATH | O_DIRECTORY, 0);
-	for (size_t i = 1; i <= n && parent >= 0; i++) {
-		char end = buffer[i];
+	for (size_t i = 1, from = 1; i < cut && parent >= 0; i++) {
 		long next;
 
-		if (end && end != '/')
+		if (buffer[i] != '/')
 			continue;
-		if (!end) {
-			*last = buffer + cut;
-			break;
-		}
 		buffer[i] = 0;
 		next = resolve(c, buffer, O_PATH | O_DIRECTORY, 0);
 		if (next == -ENOENT) {
-			long r = sys3(__NR_mkdirat, parent, buffer + cut, 0755);
+			long r = sys3(__NR_mkdirat, parent, buffer + from, 0755);
 			next = r < 0 && r != -EEXIST ? r : resolve(c, buffer, O_PATH | O_DIRECTORY, 0);
 			if (r == -EEXIST && next == -ENOENT)
 				next = -ELOOP; /* a link that leads nowhere inside */
@@ -245,7 +233,7 @@ static long make_parents(struct ctx *c, const char *path, char *buffer, const ch
 		sys1(__NR_close, parent);
 		parent = next;
 		buffer[i] = '/';
-		cut = i + 1;
+		from = i + 1;
 	}
 	return parent;
 }
@@ -269,10 +257,13 @@ static long make_target(struct ctx *c, const char *path, int directory)
 		if (r >= 0)
 			sys1(__NR_close, r);
 	}
-	sys1(__NR_close, parent);
+	/* A link that leads nowhere inside is not followed, and nothing is made at its end. */
 	if (r == -EEXIST)
-		return -ELOOP; /* a link that leads nowhere inside: it is not followed, and nothing is made at its end */
-	return r < 0 ? r : resolve(c, path, O_PATH, 0);
+		r = -ELOOP;
+	if (r >= 0)
+		r = sys4(__NR_openat, parent, last, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
+	sys1(__NR_close, parent);
+	return r;
 }
 
 static long is_directory(int fd, int *yes)
@@ -284,31 +275,68 @@ static long is_directory(int fd, int *yes)
 	return r;
 }
 
+/* Attaches a tree to its place, and lets go of it (KEEP_SLOT: not). */
 STEP(ATTACH)
 {
 	int tree = slot_take(c, s->slot), directory;
 	long target, r;
 
 	if (tree < 0)
-		return s->flags & CRECHE_OPTIONAL ? 0 : tree;
+		return tree;
 	r = is_directory(tree, &directory);
 	if (r < 0)
 		return r;
-	if (s->flags & CRECHE_EMPTY_OK) {
-		int there;
-		target = resolve(c, TEXT(c, s), O_PATH, 0);
-		if (target == -ENOENT || target == -ENOTDIR)
-			return 0;
-		/* A mask comes as two trees, an empty directory and an empty file: the one that fits is used. */
-		if (target >= 0 && is_directory((int)target, &there) >= 0 && there != directory) {
-			sys1(__NR_close, target);
-			return 0;
-		}
-	} else
-		target = make_target(c, TEXT(c, s), directory);
+	target = make_target(c, TEXT(c, s), directory);
 	if (target < 0)
 		return target;
 	r = sys5(__NR_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+	sys1(__NR_close, target);
+	if (r >= 0 && !(s->flags & CRECHE_KEEP_SLOT))
+		slot_drop(c, s->slot);
+	return r;
+}
+
+/* Lays an empty directory or an empty file over what is at a path: text2 and text3 name them below the staged directory
+   in `slot`. What is absent needs no mask. (A tree that is cloned and not used costs an RCU grace period to drop, so
+   the right one is chosen first.) */
+STEP(MASK)
+{
+	int stage = slot_take(c, s->slot), directory;
+	long tree, r, target = resolve(c, TEXT(c, s), O_PATH, 0);
+
+	if (target == -ENOENT || target == -ENOTDIR)
+		return 0;
+	if (target < 0)
+		return target;
+	r = is_directory((int)target, &directory);
+	if (r >= 0)
+		r = tree = sys3(__NR_open_tree, stage, directory ? TEXT2(c, s) : TEXT3(c, s), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+	if (r >= 0) {
+		r = sys5(__NR_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+		sys1(__NR_close, tree);
+	}
+	sys1(__NR_close, target);
+	return r;
+}
+
+/* Makes what is at a path, with all that is mounted below it, read-only by a copy of it on top. */
+STEP(READ_ONLY)
+{
+	struct mount_attr attr = { .attr_set = MOUNT_ATTR_RDONLY };
+	long tree, r, target = resolve(c, TEXT(c, s), O_PATH, 0);
+
+	(void)s;
+	if (target == -ENOENT || target == -ENOTDIR)
+		return 0;
+	if (target < 0)
+		return target;
+	r = tree = sys3(__NR_open_tree, target, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE | AT_EMPTY_PATH);
+	if (r >= 0) {
+		r = sys5(__NR_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof attr);
+		if (r >= 0)
+			r = sys5(__NR_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+		sys1(__NR_close, tree);
+	}
 	sys1(__NR_close, target);
 	return r;
 }
@@ -359,13 +387,11 @@ STEP(FILE)
 		parent = make_parents(c, TEXT(c, s), buffer, &last);
 	if (parent < 0)
 		return parent;
-	fd = sys4(__NR_openat, parent, last, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0600);
+	fd = sys4(__NR_openat, parent, last, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, s->a);
 	sys1(__NR_close, parent);
 	if (fd < 0)
 		return fd;
 	r = write_all((int)fd, TEXT2(c, s), s->text2_size);
-	if (r >= 0)
-		r = sys2(__NR_fchmod, fd, s->a);
 	sys1(__NR_close, fd);
 	return r;
 }

@@ -151,7 +151,7 @@ STEP(IDMAP)
 	tree = sys3(__NR_open_tree, AT_FDCWD, TEXT(c, s),
 		    OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (s->flags & CRECHE_RECURSIVE ? 0x8000 : 0));
 	if (tree < 0)
-		return tree == -ENOENT && s->flags & CRECHE_OPTIONAL ? 0 : tree;
+		return tree;
 	userns = open_of_child(c, "ns/user", O_RDONLY);
 	if (userns < 0) {
 		sys1(__NR_close, tree);

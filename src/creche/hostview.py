@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 
 from attrs import frozen
 
@@ -19,6 +20,7 @@ ETC = (
 )  # fmt: skip
 #: At the top of the root: links into /usr where the host is merged, directories of their own where it is not.
 TOP = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+FRESH = 1.0  # seconds
 SMALL = 4096  # bytes of a file that is cheaper to copy than to bind
 
 
@@ -32,6 +34,7 @@ class HostListing:
     proc: frozenset[str] = frozenset()  #: names in /proc that masks may be laid over
 
 
+_looked = 0.0
 _last: tuple[tuple[object, ...], HostListing] | None = None
 
 
@@ -48,11 +51,14 @@ def _stamp() -> tuple[object, ...]:
 
 
 def listing() -> HostListing:
-    """The host as it is now: read again only where one of its files has changed (some 40 µs where none has)."""
-    global _last
-    stamp = _stamp()
-    if _last is None or _last[0] != stamp:
-        _last = stamp, _read()
+    """The host as it was within the last second: looked at again after that, and read where a file has changed."""
+    global _last, _looked
+    now = time.monotonic()
+    if _last is None or now - _looked > FRESH:
+        stamp = _stamp()
+        _looked = now
+        if _last is None or _last[0] != stamp:
+            _last = stamp, _read()
     return _last[1]
 
 

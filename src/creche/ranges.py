@@ -34,33 +34,33 @@ class Reserved:
 def reserve(machine: Machine, count: int = RANGE) -> Reserved:
     """The next range of `count` ids that nobody holds. Raises UnsupportedError where there is none."""
     global _next
-    ranges = [(base, min(count, size)) for first, size in machine.subuid for base, size in _parts(first, size, count)]
+    # Each line of /etc/subuid holds so many ranges; a line that is smaller than one is one.
+    lines = [(first, size, max(1, size // count)) for first, size in machine.subuid if size]
+    total = sum(number for _, _, number in lines)
     fd = _open()
     try:
-        for step in range(len(ranges)):
-            index = (_next + step) % len(ranges)
-            base, size = ranges[index]
+        for step in range(total):
+            index = at = (_next + step) % total
+            for first, size, number in lines:
+                if at < number:
+                    break
+                at -= number
+            base = first + at * count
             lock = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, base, 1, 0)
             try:
                 fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
             except (BlockingIOError, PermissionError):
                 continue  # another container lives there
             _next = index + 1
-            return Reserved(base, size, fd)
+            return Reserved(base, min(count, size), fd)
     except BaseException:
         os.close(fd)
         raise
     os.close(fd)
     raise UnsupportedError(
-        f"a free range of ids: all {len(ranges)} that root has here are held by live containers ({machine.subid_source})",
+        f"a free range of ids: all {total} that root has here are held by live containers ({machine.subid_source})",
         'add some for creche in /etc/subuid and /etc/subgid ("creche:1879048192:268435456"), or give an explicit uid_map',
     )
-
-
-def _parts(first: int, size: int, count: int) -> list[tuple[int, int]]:
-    if size < count:
-        return [(first, size)] if size else []
-    return [(first + at, count) for at in range(0, size - count + 1, count)]
 
 
 def _open() -> int:

@@ -11,7 +11,7 @@ from ._native import ffi, lib
 from .errors import SpawnError, SpecError
 from .plan.compile import CLONE, Plan
 from .wire.control import RUN_MAIN, RUN_PTY, Failure, failure_of
-from .wire.encode import encode
+from .wire.encode import encode, encode_known
 
 __all__ = ["Job", "reap"]
 
@@ -75,7 +75,7 @@ class Job:
                 os.close(fd)
         try:
             self._plan(PARENT, encode(plan.parent), parent_fds)
-            self._plan(SETUP, encode(plan.setup), setup_fds)
+            self._plan(SETUP, encode_known(plan.setup), setup_fds)
             if plan.command:
                 self._plan(COMMAND, encode(plan.command), command_fds)
                 rows, columns = tty or (0, 0)

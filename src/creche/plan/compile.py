@@ -111,7 +111,55 @@ def compile(spec: Spec, machine: Machine, context: Context) -> Plan:
     new = tuple(name for name, value in kinds.items() if value is True)
     joins = tuple((name, value) for name, value in kinds.items() if not isinstance(value, bool))
     who = identity(spec, machine, context.base, context.count)
+    setup, trees = _remembered_setup(spec, machine, who, context)
 
+    parent = map_steps(spec, machine, who)
+    if spec.time_offsets:
+        text = "".join(f"{clock} {int(value // 1)} {int(value % 1 * 1e9)}\n" for clock, value in spec.time_offsets.items())
+        parent.append(st.ProcWrite(text="timens_offsets", text2=text, blame="time_offsets"))
+    parent += trees
+    parent += [st.Enter(slot=st.PASSED + index, blame="limits") for index in range(context.init_cgroups)]
+
+    command: list[st.Step] = []
+    descriptors = descriptors_of(spec)
+    account = account_of(spec, machine, who)
+    if spec.command is not None and account is None and not spec.has_init:
+        raise SpecError("user", spec.user, "without an init of ours a name can't be looked up inside: give numbers")
+    if spec.command is not None and account is not None:
+        command = command_steps(
+            spec, machine, who, account, descriptors,
+            cgroups=context.command_cgroups, caller=context.caller, core_limit=context.core_limit,
+        )  # fmt: skip
+    return Plan(
+        parent=tuple(parent), setup=setup, command=tuple(command), who=who, new=new, joins=joins,
+        init=spec.has_init, descriptors=descriptors,
+    )  # fmt: skip
+
+
+_SETUPS = 64
+_setups: dict[object, tuple[Machine, HostListing, tuple[tuple[st.Step, ...], tuple[st.Step, ...]]]] = {}
+
+
+def _remembered_setup(spec: Spec, machine: Machine, who: Identity, context: Context) -> tuple[tuple[st.Step, ...], tuple[st.Step, ...]]:
+    """`_setup`, once for Specs that differ in their command alone: a service has few kinds of containers."""
+    security = spec.security
+    key = (
+        spec.rootfs, spec.mounts, spec.devices, spec.namespaces, spec.hostname or spec.name, spec.domainname, tuple(spec.sysctl.items()),
+        security.masked_paths, security.readonly_paths, security.no_new_privs, security.privileged,
+        who.new, who.private, who.uid, who.gid, who.maps_group(5), context.scratch, context.held, id(machine), id(context.view),
+    )  # fmt: skip
+    found = _setups.get(key)
+    if found is None:
+        if len(_setups) >= _SETUPS:
+            del _setups[next(iter(_setups))]
+        # machine and view are kept with it, so that their ids stay theirs
+        found = _setups[key] = machine, context.view, _setup(spec, machine, who, context)
+    return found[2]
+
+
+def _setup(spec: Spec, machine: Machine, who: Identity, context: Context) -> tuple[tuple[st.Step, ...], tuple[st.Step, ...]]:
+    """What the init does before the first command; and the trees that its parent makes for it."""
+    kinds = {name: getattr(spec.namespaces, name) for name in CLONE}
     mounts = Mounts(spec, machine, who, context.view, context.scratch, first=st.PASSED + int(context.held))
     setup: list[st.Step] = []
     if context.held:
@@ -144,25 +192,4 @@ def compile(spec: Spec, machine: Machine, context: Context) -> Plan:
     if kinds["network"] is True:
         setup.append(st.Loopback(blame="namespaces.network"))
     setup += [st.Keep(slot=st.ROOT), st.Keep(slot=st.PROC)]
-
-    parent = map_steps(spec, machine, who)
-    if spec.time_offsets:
-        text = "".join(f"{clock} {int(value // 1)} {int(value % 1 * 1e9)}\n" for clock, value in spec.time_offsets.items())
-        parent.append(st.ProcWrite(text="timens_offsets", text2=text, blame="time_offsets"))
-    parent += mounts.parent
-    parent += [st.Enter(slot=st.PASSED + index, blame="limits") for index in range(context.init_cgroups)]
-
-    command: list[st.Step] = []
-    descriptors = descriptors_of(spec)
-    account = account_of(spec, machine, who)
-    if spec.command is not None and account is None and not spec.has_init:
-        raise SpecError("user", spec.user, "without an init of ours a name can't be looked up inside: give numbers")
-    if spec.command is not None and account is not None:
-        command = command_steps(
-            spec, machine, who, account, descriptors,
-            cgroups=context.command_cgroups, caller=context.caller, core_limit=context.core_limit,
-        )  # fmt: skip
-    return Plan(
-        parent=tuple(parent), setup=tuple(setup), command=tuple(command), who=who, new=new, joins=joins,
-        init=spec.has_init, descriptors=descriptors,
-    )  # fmt: skip
+    return tuple(setup), tuple(mounts.parent)

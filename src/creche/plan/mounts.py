@@ -111,7 +111,6 @@ class Mounts:
 
     def _attach(self, slot: int, target: str, blame: str) -> None:
         self.build.append(st.Attach(slot=slot, text=target, blame=blame))
-        self.build.append(st.Close(slot=slot))
 
     def _new(self, kind: str, options: Iterable[tuple[str, str]], attributes: int, blame: str, slot: int | None = None) -> int:
         slot = self._slot() if slot is None else slot
@@ -126,12 +125,22 @@ class Mounts:
         return self._new("tmpfs", options, attributes, blame)
 
     def _staging(self) -> int:
-        """A small tmpfs for single files: attached where no path leads, gone with the old root."""
+        """A small tmpfs for single files, and below it the trees that others are taken from.
+
+        It lies over the old root and below the container's, so it is made first and goes with the old root: what is laid
+        over the container's root itself could be reached by "/..".
+        """
         if self._stage is None:
-            size = 64 * 1024 + sum(len(mount.content) + 4096 for mount in self.spec.mounts if isinstance(mount, File))
-            self._stage = self._tmpfs(size, 0o755, "mounts", inodes=256 + len(self.spec.mounts))
+            spec = self.spec
+            size = 64 * 1024 + sum(len(mount.content) + 4096 for mount in spec.mounts if isinstance(mount, File))
+            layers = sum(1 + len(layer.lower) for layer in (spec.rootfs, *spec.mounts) if isinstance(layer, Overlay))
+            self._stage = self._tmpfs(size, 0o755, "mounts", inodes=256 + 2 * len(spec.mounts) + layers)
             self.build.append(st.Stage(slot=self._stage))
         return self._stage
+
+    def _stage_tree(self, slot: int, blame: str) -> None:
+        self.build.append(st.Stage(slot=slot, slot2=self._staging(), text=f"s{self._staged}", blame=blame))
+        self._staged += 1
 
     def _staged_file(self, content: bytes, mode: int, blame: str) -> int:
         stage, name = self._staging(), f"f{self._staged}"
@@ -148,7 +157,7 @@ class Mounts:
         if self.who.private:
             for index, path in enumerate(overlay.lower):
                 slot = self._idmap(path, f"{blame}.lower[{index}]", recursive=False)
-                self.build.append(st.Stage(slot=slot, blame=f"{blame}.lower[{index}]"))
+                self._stage_tree(slot, f"{blame}.lower[{index}]")
                 lowers.append(slot)
         else:
             for index, path in enumerate(overlay.lower):
@@ -157,7 +166,7 @@ class Mounts:
         if overlay.upper is None or overlay.work is None:
             if self.machine.tmpfs_user_xattr or not self.userns:
                 fresh = self._tmpfs(UPPER_SIZE, 0o755, blame)
-                self.build.append(st.Stage(slot=fresh))
+                self._stage_tree(fresh, blame)
                 self.build += [st.MakeDirectory(slot=fresh, text=name, a=0o755, blame=blame) for name in ("upper", "work")]
                 return lowers, *self._below(fresh, "upper", "work", blame)
             if self.scratch is None:
@@ -169,7 +178,7 @@ class Mounts:
             common = os.path.commonpath([os.path.abspath(upper), os.path.abspath(work)])
             # upper and work must lie in one mount (overlayfs.rst), so their common parent is what gets idmapped
             slot = self._idmap(common, f"{blame}.upper", recursive=False)
-            self.build.append(st.Stage(slot=slot, blame=f"{blame}.upper"))
+            self._stage_tree(slot, f"{blame}.upper")
             names = [os.path.relpath(os.path.abspath(path), common) for path in (upper, work)]
             return lowers, *self._below(slot, names[0], names[1], f"{blame}.upper")
         pair = self._slot(), self._slot()
@@ -214,6 +223,8 @@ class Mounts:
     def root(self) -> None:
         """The container's root, and what every root of ours has: /proc, /dev, /tmp."""
         rootfs = self.spec.rootfs
+        if rootfs is not None:
+            self._staging()
         if rootfs is None:
             self.host.append(st.Open(slot=st.ROOT, text="/", flags=st.DIRECTORY))
         elif isinstance(rootfs, HostView):
@@ -278,7 +289,7 @@ class Mounts:
         if proc.subset is not None:
             options.append(("subset", str(proc.subset)))
         self._new("proc", options, NOSUID | NODEV | NOEXEC, blame, slot=st.PROC)
-        self.build.append(st.Attach(slot=st.PROC, text=proc.target, blame=blame))
+        self.build.append(st.Attach(slot=st.PROC, text=proc.target, flags=st.KEEP_SLOT, blame=blame))
 
     def _dev(self, taken: set[str]) -> None:
         if not isinstance(self.spec.rootfs, HostView):  # there the root itself is a tmpfs of ours, and read-only in the end
@@ -300,7 +311,7 @@ class Mounts:
         if self.who.maps_group(5):
             options.append(("gid", "5"))  # EINVAL where it is not mapped
         self._new("devpts", options, NOSUID | NOEXEC, blame, slot=st.DEVPTS)
-        self.build.append(st.Attach(slot=st.DEVPTS, text=devpts.target, blame=blame))
+        self.build.append(st.Attach(slot=st.DEVPTS, text=devpts.target, flags=st.KEEP_SLOT, blame=blame))
         self.build.append(st.Keep(slot=st.DEVPTS))
         if devpts.target == "/dev/pts":
             self.build.append(st.MakeSymlink(text="pts/ptmx", text2="/dev/ptmx", flags=st.OPTIONAL, blame=blame))
@@ -351,7 +362,7 @@ class Mounts:
         lower = self._slot()
         self.build.append(st.Open(slot=lower, text=mount.target, flags=st.DIRECTORY | st.INSIDE, blame=f"{blame}.target"))
         fresh = self._tmpfs(size, 0o755, blame, inodes=mount.inodes)
-        self.build.append(st.Stage(slot=fresh))
+        self._stage_tree(fresh, blame)
         self.build += [st.MakeDirectory(slot=fresh, text=name, a=mode, blame=blame) for name, mode in (("upper", mount.mode), ("work", 0o755))]
         slot = self._overlay([lower], *self._below(fresh, "upper", "work", blame), blame, _flags(mount))
         self._attach(slot, mount.target, f"{blame}.target")
@@ -377,23 +388,12 @@ class Mounts:
         if masked:
             stage = self._staging()
             self.build.append(st.MakeDirectory(slot=stage, text="empty", a=0o555))
-            self.build.append(st.MakeFile(slot=stage, text="nothing", text2=b"", a=0o444))
-            for name in ("empty", "nothing"):
-                for path in masked:
-                    slot = self._slot()
-                    self.build.append(st.LinkTree(slot=slot, slot2=stage, text=name, blame="security.masked_paths"))
-                    self._attributes(slot, RDONLY | NOSUID | NODEV | NOEXEC, "security.masked_paths", recursive=False)
-                    self.build.append(st.Attach(slot=slot, text=path, flags=st.EMPTY_OK, blame="security.masked_paths"))
-                    self.build.append(st.Close(slot=slot))
-                    self._next -= 1
+            self.build.append(st.MakeFile(slot=stage, text="nothing", a=0o444))
+            self.build.append(st.MountAttr(slot=stage, a=RDONLY | NOSUID | NODEV | NOEXEC))  # and so are its clones
+            for path in masked:
+                self.build.append(st.Mask(slot=stage, text=path, text2="empty", text3="nothing", blame="security.masked_paths"))
         for path in readonly:
-            slot = self._slot()
-            flags = st.RECURSIVE | st.INSIDE | st.OPTIONAL
-            self.build.append(st.OpenTree(slot=slot, text=path, flags=flags, blame="security.readonly_paths"))
-            self.build.append(st.MountAttr(slot=slot, a=RDONLY, flags=st.RECURSIVE | st.OPTIONAL, blame="security.readonly_paths"))
-            self.build.append(st.Attach(slot=slot, text=path, flags=st.OPTIONAL, blame="security.readonly_paths"))
-            self.build.append(st.Close(slot=slot))
-            self._next -= 1
+            self.build.append(st.ReadOnly(text=path, blame="security.readonly_paths"))
 
 
 def _flags(mount: Bind | Tmpfs) -> int:

@@ -14,7 +14,7 @@ RULES, HELD = 4, 5  #: a command's Landlock ruleset; the lock of a range of ids,
 PASSED = 16  #: the first slot of the descriptors that come with a message
 IDMAPPED = 512  #: the first slot of the trees that the parent makes for its child
 
-OPTIONAL, RECURSIVE, DIRECTORY, EMPTY_OK, INSIDE = 1, 2, 4, 8, 32
+OPTIONAL, RECURSIVE, DIRECTORY, KEEP_SLOT, INSIDE = 1, 2, 4, 8, 32
 GROUP_MAP, DENY_SETGROUPS, NO_ROOT, USERXATTR = 128, 256, 512, 1024
 
 
@@ -82,9 +82,12 @@ class FsFlag(Step): "Sets the flag `text`."; op = "FS_FLAG"
 class FsFd(Step): "Sets the parameter `text` to the path of what slot2 holds."; op = "FS_FD"
 class FsMount(Step): "`slot` turns from a context into a detached mount with the attributes `a`."; op = "FS_MOUNT"
 class OverlayOld(Step): "`slot` becomes an overlay of the lowers `a`…`a+b-1`, upper slot2, work slot2+1 (before 6.7)."; op = "OVERLAY_OLD"
-class Stage(Step): "Attaches `slot` where no path leads, so that trees can be taken from it; goes with the old root."; op = "STAGE"
+class Stage(Step): "Attaches `slot` over the old root, or at a new directory `text` of the staged slot2, so that trees can be taken from it."; op = "STAGE"
+class Unstage(Step): "Detaches what is staged in `slot`, with all below it."; op = "UNSTAGE"
 class Root(Step): "The tree in `slot` becomes the container's root."; op = "ROOT"
 class Attach(Step): "Attaches the tree in `slot` at `text`, resolved inside the root; makes the target where it is not there."; op = "ATTACH"
+class Mask(Step): "Covers `text` with an empty directory or file (text2, text3 below the staged `slot`); absent is well too."; op = "MASK"
+class ReadOnly(Step): "Makes `text` read-only, with all below it; absent is well too."; op = "READ_ONLY"
 class MakeDirectory(Step): "A directory `text` inside, with mode `a`."; op = "MKDIR"
 class MakeSymlink(Step): "A symbolic link at `text2` to `text`."; op = "SYMLINK"
 class MakeFile(Step): "A file `text` (below `slot`, or inside the root) with the bytes `text2` and mode `a`."; op = "FILE"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from ..errors import SpecError
 from ..plan.steps import NONE, STEPS, Step
 
-__all__ = ["HEADER", "MAX_BLOB", "MAX_STEPS", "OPCODES", "RECORD", "encode"]
+__all__ = ["HEADER", "MAX_BLOB", "MAX_STEPS", "OPCODES", "RECORD", "encode", "encode_known"]
 
 MAGIC, ABI = 0x63726331, 1
 SLOTS = 1024
@@ -91,3 +91,16 @@ def encode(steps: Sequence[Step]) -> bytes:
             "command", f"{size} bytes", f"arguments, environment and files together may have {MAX_BLOB} bytes"
         )
     return HEADER.pack(MAGIC, ABI, size, len(steps), start, 0) + b"".join(records) + area
+
+
+_known: dict[int, tuple[tuple[Step, ...], bytes]] = {}
+
+
+def encode_known(steps: tuple[Step, ...]) -> bytes:
+    """`encode`, once for each tuple: for the setup, which `compile` gives again for containers alike."""
+    found = _known.get(id(steps))
+    if found is None:
+        if len(_known) >= 64:
+            del _known[next(iter(_known))]
+        found = _known[id(steps)] = steps, encode(steps)
+    return found[1]
