@@ -279,3 +279,35 @@ def _native() -> str | None:
     except ImportError as error:
         return f"creche built here: {error}"
     return None
+
+
+def _place(kind: str) -> str | None:
+    """Whether cgroups with the memory controller can be made in this kind of place; asking for "systemd" moves us."""
+    import creche.cgroups
+
+    place = creche.cgroups.find_place({**os.environ, "CRECHE_CGROUP": kind})
+    if not place.usable:
+        return f"a place of the kind {kind!r} ({'; '.join(place.reasons)})"
+    return None if place.home("memory") else "a memory controller there"
+
+
+for _kind in ("v2", "systemd", "delegated", "container", "hybrid", "v1"):
+    _PROBES[f"place-{_kind}"] = functools.partial(_place, _kind)
+
+
+@_need("disk")
+def _disk() -> str | None:
+    """A directory on a file system with one block device behind it."""
+    from creche.cgroups.devices import device
+    from creche.errors import CrecheError
+
+    try:
+        device(disk_folder())
+    except CrecheError as error:
+        return str(error)
+    return None
+
+
+def disk_folder() -> str:
+    """Where a test's file lies on a disk: $CRECHE_DISK, or /var/tmp."""
+    return os.environ.get("CRECHE_DISK", "/var/tmp")

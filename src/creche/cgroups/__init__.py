@@ -3,6 +3,7 @@
 from .choose import VARIABLE, find_place, find_place_async, reset
 from .group import Group, Sub
 from .hierarchy import Hierarchy
+from .notify import Watch, watch
 from .place import Place
 from .values import CpuFigures, Events, IoFigures, MemoryFigures, Pressure, ProcessFigures, Stats
 
@@ -19,7 +20,9 @@ __all__ = [
     "ProcessFigures",
     "Stats",
     "Sub",
+    "Watch",
     "find_place",
     "find_place_async",
     "reset",
+    "watch",
 ]

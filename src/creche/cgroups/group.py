@@ -32,8 +32,16 @@ class Sub:
 
     @property
     def folders(self) -> dict[Hierarchy, str]:
-        """Its directory in each hierarchy."""
-        return {hierarchy: f"{box}/{self.name}" for hierarchy, box in self._group.folders.items()}
+        """Where its processes are in each hierarchy: in a directory of its own, or in the box itself."""
+        return {
+            hierarchy: box if hierarchy.flat else f"{box}/{self.name}"
+            for hierarchy, box in self._group.folders.items()
+        }
+
+    @property
+    def own(self) -> dict[Hierarchy, str]:
+        """The directories that are its alone."""
+        return {hierarchy: folder for hierarchy, folder in self.folders.items() if not hierarchy.flat}
 
     @property
     def into_fd(self) -> int | None:
@@ -89,16 +97,16 @@ class Sub:
 
     def pids(self) -> tuple[int, ...]:
         """The processes in it, its own descendants included."""
-        return _pids(next(iter(self.folders.values())))
+        return _pids(next(iter(self.own.values())))
 
     def kill(self) -> None:
         """SIGKILL to everything in it. Raises CgroupError."""
-        _kill(self.folders)
+        _kill(self.own)
 
     def remove(self, seconds: float = 1.0) -> None:
         """Remove it once its command has ended, waiting at most *seconds*. Raises CgroupError."""
         self._group.forget(self)
-        _remove(self.folders.values(), seconds)
+        _remove(self.own.values(), seconds)
 
 
 class Group:
@@ -131,15 +139,15 @@ class Group:
         sub = Sub(self, check_name(name))
         made: list[str] = []
         try:
-            for hierarchy, folder in sub.folders.items():
+            for hierarchy, folder in sub.own.items():
                 files.make(folder)
                 made.append(folder)
                 prepare(hierarchy, folder)
             if limits:
-                check(sub.folders, limits)
+                check(sub.own, limits)
                 if self.unified is not None:
                     enable(self.unified, (n for n in needed(limits) if self._two(n)))
-                apply(sub.folders, limits, None)
+                apply(sub.own, limits, None)
         except BaseException:
             for folder in made:
                 with contextlib.suppress(CgroupError):
@@ -161,18 +169,19 @@ class Group:
         Raises UnsupportedError for a controller that is not to be had here, CgroupError for a refusal.
         """
         self.place.extend(self, limits)
-        done = apply(self.folders, limits, self.limits, subs=[sub.folders for sub in self.subs.values()])
+        done = apply(self.folders, limits, self.limits, subs=[sub.own for sub in self.subs.values()])
         self.limits = done.limits
 
     def adopt(self, hierarchy: Hierarchy, box: str) -> None:
         """Be in one more hierarchy of version 1, with all processes; repeated while they fork. Raises CgroupError."""
         first = next(iter(self.folders.values()))
         try:
-            for folder in (box, *(f"{box}/{name}" for name in self.subs)):
+            below = {} if hierarchy.flat else {name: f"{box}/{name}" for name in self.subs}
+            for folder in (box, *below.values()):
                 files.make(folder)
                 prepare(hierarchy, folder)
             for name in self.subs:
-                _bring(f"{first}/{name}", f"{box}/{name}")
+                _bring(f"{first}/{name}", below.get(name, box))
         except BaseException:
             with contextlib.suppress(CgroupError):
                 files.removed(box)

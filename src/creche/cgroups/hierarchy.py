@@ -20,6 +20,11 @@ class Hierarchy:
     controllers: frozenset[str]  # by the kernel's own names: version 1 says blkio and cpuacct
     point: str = ""  # where it is mounted
 
+    @property
+    def flat(self) -> bool:
+        """Whether a limit holds for its own cgroup alone and not for those below: version 1's blkio.throttle."""
+        return self.version == 1 and "blkio" in self.controllers
+
     def offers(self, controller: str) -> bool:
         """Whether *controller* (version 2's name) is here."""
         return controller in self.controllers or (

@@ -44,7 +44,7 @@ def bus_path(environ: Mapping[str, str]) -> str:
     variable = "DBUS_SYSTEM_BUS_ADDRESS" if root else "DBUS_SESSION_BUS_ADDRESS"
     if address := environ.get(variable):
         try:
-            return next(iter(get_connectable_addresses(address)))
+            return str(next(iter(get_connectable_addresses(address))))
         except (RuntimeError, ValueError, StopIteration) as error:
             raise CgroupError(
                 f"{variable}={address!r}", hint="an address such as unix:path=/run/user/1000/bus"
