@@ -324,7 +324,7 @@ def main() -> None:
         text += [*throughput(bench, 128 if options.quick else 1024, creche), ""]
         text += [*stdout(bench, (64 << 20) if options.quick else GIB, creche), ""]
         if creche:
-            text += [*memory(bench, 16 if options.quick else 64), ""]
+            text += [*memory(bench, 64 if options.quick else 200), ""]
             text += [*pauses(bench, 128 if options.quick else 1024), ""]
     who = "root" if os.geteuid() == 0 else "an ordinary user"
     text.append(

@@ -264,6 +264,8 @@ async def main() -> None:
     for line in sys.stdin:
         kind, contender, count = line.split()
         print(json.dumps(await KINDS[kind](contender, int(count))), flush=True)
+    if _place is not None:
+        await _place.__aexit__(None, None, None)
 
 
 if __name__ == "__main__":

@@ -63,12 +63,12 @@ class World:
         ]
 
 
-def left_since(before: World, grace: float = GRACE) -> list[str]:
-    """What a test left, once it has had `grace` seconds to go away."""
+def left_since(before: World, grace: float | None = None) -> list[str]:
+    """What a test left, once it has had `grace` seconds (GRACE of them, when it is None) to go away."""
     left = World.now().since(before)
     if left:  # a handle in a reference cycle is the collector's to close, and warns when it does
         gc.collect()
-    deadline = time.monotonic() + grace
+    deadline = time.monotonic() + (GRACE if grace is None else grace)
     while left and time.monotonic() < deadline:
         time.sleep(0.01)
         left = World.now().since(before)

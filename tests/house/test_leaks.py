@@ -92,7 +92,8 @@ def test_a_test_that_leaks_fails(tmp_path: Path) -> None:
     """The fixture itself, in a run of its own: the leaking test is an error, its neighbour passes."""
     suite = tmp_path / "test_two.py"
     suite.write_text(
-        "import os\n"
+        "import os, leaks\n"
+        "leaks.GRACE = 0.1\n"
         "def test_leaks(): os.open('/dev/zero', os.O_RDONLY)\n"
         "def test_does_not(): os.close(os.open('/dev/zero', os.O_RDONLY))\n"
     )
