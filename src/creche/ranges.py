@@ -40,12 +40,8 @@ def reserve(machine: Machine, count: int = RANGE) -> Reserved:
     fd = _open()
     try:
         for step in range(total):
-            index = at = (_next + step) % total
-            for first, size, number in lines:
-                if at < number:
-                    break
-                at -= number
-            base = first + at * count
+            index = (_next + step) % total
+            base, size = _nth(lines, index, count)
             lock = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, base, 1, 0)
             try:
                 fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
@@ -61,6 +57,15 @@ def reserve(machine: Machine, count: int = RANGE) -> Reserved:
         f"a free range of ids: all {total} that root has here are held by live containers ({machine.subid_source})",
         'add some for creche in /etc/subuid and /etc/subgid ("creche:1879048192:268435456"), or give an explicit uid_map',
     )
+
+
+def _nth(lines: list[tuple[int, int, int]], index: int, count: int) -> tuple[int, int]:
+    """The first id of a range, and how many the line that it is from has."""
+    for first, size, number in lines:
+        if index < number:
+            return first + index * count, size
+        index -= number
+    raise IndexError(index)
 
 
 def _open() -> int:
