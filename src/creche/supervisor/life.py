@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import signal
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
@@ -65,6 +64,7 @@ class Life:
         self._tasks: anyio.abc.TaskGroup | None = None
         self._grace: anyio.CancelScope | None = None
         self._noticed = anyio.Event()
+        self._found = anyio.Event()
         self._over = False
         self._why = ""
         self._error: BaseException | None = None
@@ -173,6 +173,8 @@ class Life:
     async def _look_after(self, socket: NotifySocket | None) -> None:
         box = self.box
         self._home.publish(events.ChildSpawned(child=self.name, pid=getattr(box, "pid", None)))
+        if isinstance(self.spec.readiness, Line):  # before anything is read
+            self._printed.listeners.append(self._look_for)
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             streams = {name: getattr(box, name, None) for name in ("stdout", "stderr")}
@@ -190,6 +192,8 @@ class Life:
                     for done in drains:
                         await done.wait()
                 tasks.cancel_scope.cancel()
+                if self._look_for in self._printed.listeners:
+                    self._printed.listeners.remove(self._look_for)
 
     async def _wait(self, box: Box) -> Exit | None:
         try:
@@ -268,7 +272,7 @@ class Life:
             await anyio.sleep(min(rest - now, recycle.every if recycle.memory is not None else rest - now))
             if recycle.memory is not None:
                 with suppress(Exception):  # it may be ending this very moment, which others notice
-                    held = (await self.box.stats()).memory
+                    held = (await self.box.stats()).memory.current
                     if held is not None and held > recycle.memory:
                         self._home.recycle(self.name, f"it holds {held} bytes of memory")
                         return
@@ -289,19 +293,13 @@ class Life:
         """Until it says something on its notify socket."""
         await self._noticed.wait()
 
-    async def line(self, probe: Line) -> None:
-        """Until it prints such a line."""
-        found = anyio.Event()
+    async def line(self) -> None:
+        """Until it has printed the line that its readiness waits for."""
+        await self._found.wait()
 
-        def look(line: OutputLine) -> None:
-            if probe.pattern.search(line.line):
-                found.set()
-
-        self._printed.listeners.append(look)
-        try:
-            await found.wait()
-        finally:
-            self._printed.listeners.remove(look)
+    def _look_for(self, line: OutputLine) -> None:
+        if isinstance(self.spec.readiness, Line) and self.spec.readiness.pattern.search(line.line):
+            self._found.set()
 
     # -- its end ------------------------------------------------------------------------------------------------
 
@@ -326,12 +324,17 @@ class Life:
         try:
             if self.spec.stop_command is not None:
                 await self.box.run(self.spec.stop_command)
-            elif self.spec.stop_signal is signal.SIGTERM:
-                self.box.terminate()
-            else:
+            elif hasattr(self.box, "send_signal") and self._has_command():
                 self.box.send_signal(self.spec.stop_signal)
+            else:
+                self.box.terminate()  # another supervisor, or a place without a main command
         except Exception as error:  # noqa: BLE001 - told; the grace runs, and then it is killed
             self._home.publish(events.HookFailed(child=self.name, hook="stop_command", error=error))
+
+    def _has_command(self) -> bool:
+        # Not terminate() where there is a choice: a Container's has a grace of its own, and ours is `shutdown`.
+        spec = getattr(self.box, "spec", None)
+        return not isinstance(spec, Spec) or spec.command is not None
 
     async def _hook(self, name: str, hook: Hook | None) -> bool:
         """Whether it went well, or there is none."""

@@ -32,8 +32,8 @@ class Subject(Protocol):
     box: Any
     notices: Notices
 
-    async def line(self, probe: Line) -> None:
-        """Until it prints such a line."""
+    async def line(self) -> None:
+        """Until it has printed the line that its readiness waits for."""
 
     async def notice(self) -> None:
         """Until it says something on its notify socket."""
@@ -104,7 +104,7 @@ async def until_ready(probe: Readiness | None, subject: Subject) -> None:
         case Delay(seconds):
             await anyio.sleep(seconds)
         case Line():
-            await subject.line(probe)
+            await subject.line()
         case Notify():
             while not subject.notices.ready:
                 await subject.notice()
