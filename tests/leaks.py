@@ -91,9 +91,18 @@ def _descriptors() -> Iterator[str]:
             target = os.readlink(f"/proc/self/fd/{number}")
         except FileNotFoundError:  # the descriptor of the listing itself
             continue
-        if target.startswith("/memfd:creche-kept"):  # the init's program, sealed, once for the process
+        if target.startswith("/memfd:creche-init"):  # the init's program, sealed, once for the process
+            continue
+        if target == "anon_inode:[pidfd]" and _of_ourselves(number):  # by which inits know that we live: once, too
             continue
         yield f"{number} -> {target}"
+
+
+def _of_ourselves(number: str) -> bool:
+    try:
+        return f"\nPid:\t{os.getpid()}\n" in Path(f"/proc/self/fdinfo/{number}").read_text()
+    except FileNotFoundError:
+        return False
 
 
 def _children() -> Iterator[str]:
