@@ -101,6 +101,8 @@ def apply(
 def _put(write: Write, folder: str, subs: list[str], one: bool, undo: list[tuple[str, str]]) -> None:
     path = f"{folder}/{write.file}"
     if not os.path.exists(path):
+        if not os.path.isdir(folder):
+            raise CgroupError("is gone: somebody else removed it", path=folder, errno=errno.ENOENT)
         if write.field == "swap" and not os.path.exists("/proc/swaps"):
             return  # a kernel without swap keeps every promise about it
         raise _missing(write, folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import anyio
@@ -13,6 +13,7 @@ import anyio
 from ..errors import CgroupError
 from . import files, killing, v1, v2
 from .applying import apply, check, enable, needed, prepare
+from .figures import process
 from .hierarchy import Hierarchy
 from .values import CpuFigures, Events, MemoryFigures, ProcessFigures, Stats
 
@@ -101,7 +102,7 @@ class Sub:
 
     def kill(self) -> None:
         """SIGKILL to everything in it. Raises CgroupError."""
-        _kill(self.own)
+        killing.kill(self.own)
 
     def remove(self, seconds: float = 1.0) -> None:
         """Remove it once its command has ended, waiting at most *seconds*. Raises CgroupError."""
@@ -268,7 +269,7 @@ class Group:
 
     def processes(self) -> tuple[ProcessFigures, ...]:
         """Figures of each process in it; one that ends meanwhile is left out."""
-        found = (_process(pid) for pid in self.pids())
+        found = (process(pid) for pid in self.pids())
         return tuple(figures for figures in found if figures is not None)
 
     @property
@@ -277,7 +278,7 @@ class Group:
         if self.unified is not None:
             return v2.events(self.unified).frozen
         freezer = self._folder("freezer")
-        return freezer is not None and files.read(f"{freezer}/freezer.state").strip() == "FROZEN"
+        return freezer is not None and files.read_or(f"{freezer}/freezer.state").strip() == "FROZEN"
 
     def freeze(self) -> None:
         """Ask for a standstill, which `frozen` tells of; `wait_frozen` waits for it. Raises CgroupError."""
@@ -308,7 +309,7 @@ class Group:
 
     def kill(self) -> None:
         """SIGKILL to everything in it, the init excepted, which is not in it. Raises CgroupError."""
-        _kill(self.folders)
+        killing.kill(self.folders)
 
     def remove_once(self) -> bool:
         """One attempt to remove it: True once nothing of it is left. Raises CgroupError for other than busy."""
@@ -363,15 +364,6 @@ def _bring(source: str, target: str) -> None:
                     raise
 
 
-def _kill(folders: Mapping[Hierarchy, str]) -> None:
-    by = {name: folders[h] for h in folders if h.version == 1 for name in h.controllers}
-    for hierarchy, folder in folders.items():
-        if hierarchy.version == 2:
-            killing.kill_v2(folder)
-            return
-    killing.kill_v1(next(iter(folders.values())), freezer=by.get("freezer"), pids=by.get("pids"))
-
-
 def _remove(folders: Iterable[str], seconds: float) -> None:
     left = list(folders)
     if not files.until(lambda: all(files.removed(folder) for folder in left), seconds):
@@ -383,18 +375,4 @@ def _busy(folders: Iterable[str]) -> CgroupError:
     inside = _pids(first)
     return CgroupError(
         "cannot be removed", path=first, errno=errno.EBUSY, hint=f"processes are left in it: {inside or '?'}"
-    )
-
-
-def _process(pid: int) -> ProcessFigures | None:
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            text = file.read()
-    except OSError:
-        return None
-    name, _, rest = text.partition("(")[2].rpartition(")")
-    words = rest.split()
-    tick = os.sysconf("SC_CLK_TCK")
-    return ProcessFigures(
-        pid, name, int(words[11]) / tick, int(words[12]) / tick, int(words[21]) * os.sysconf("SC_PAGE_SIZE")
     )

@@ -6,12 +6,24 @@ import contextlib
 import errno
 import os
 import signal
+from collections.abc import Mapping
 
 from ..errors import CgroupError
 from . import files
+from .hierarchy import Hierarchy
 
 PASSES = 200
 """Rounds over cgroup.procs before a version 1 kill gives up; each ends all that the round saw."""
+
+
+def kill(folders: Mapping[Hierarchy, str]) -> None:
+    """SIGKILL to everything in one group, whose directory in each hierarchy *folders* gives. Raises CgroupError."""
+    by = {name: path for hierarchy, path in folders.items() for name in hierarchy.controllers}
+    for hierarchy, path in folders.items():
+        if hierarchy.version == 2:
+            kill_v2(path)
+            return
+    kill_v1(next(iter(folders.values())), freezer=by.get("freezer"), pids=by.get("pids"))
 
 
 def kill_v2(folder: str) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import re
+from collections.abc import Iterable
 
 from ..errors import CgroupError
 from . import files, killing
@@ -51,21 +52,23 @@ def orphaned(name: str) -> bool:
     return namespace == _pid_namespace() and start_time(pid) != started
 
 
-def sweep(hierarchy: Hierarchy) -> list[str]:
-    """Kill what still runs in the orphaned cgroups here and remove them; those that are gone now.
+def sweep(hierarchies: Iterable[Hierarchy]) -> list[str]:
+    """Kill what still runs in the orphaned cgroups and remove them, over all hierarchies; those that are gone now.
 
     What is not ours to remove, or not yet empty, is left for the next start.
     """
+    found: dict[str, dict[Hierarchy, str]] = {}
+    for hierarchy in hierarchies:
+        for path in orphans(hierarchy.folder):
+            found.setdefault(os.path.basename(path), {})[hierarchy] = path
     gone = []
-    for path in orphans(hierarchy.folder):
+    for folders in found.values():
         with contextlib.suppress(CgroupError):
-            if hierarchy.version == 2:
-                killing.kill_v2(path)
-            else:
-                freezer = path if "freezer" in hierarchy.controllers else None
-                killing.kill_v1(path, freezer=freezer, pids=path if "pids" in hierarchy.controllers else None)
-            if files.until(lambda path=path: files.removed(path), 1.0):  # type: ignore[misc]
-                gone.append(path)
+            killing.kill(folders)
+        for path in folders.values():
+            with contextlib.suppress(CgroupError):
+                if files.until(lambda path=path: files.removed(path), 1.0):  # type: ignore[misc]
+                    gone.append(path)
     return gone
 
 

@@ -142,4 +142,4 @@ class Place:
 
     def sweep(self) -> list[str]:
         """Kill and remove what supervisors of ours left that are dead; the directories that were removed."""
-        return [path for hierarchy in self.hierarchies for path in sweep(hierarchy)]
+        return sweep(self.hierarchies)
