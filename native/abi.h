@@ -29,7 +29,7 @@ enum {
 	CRECHE_SLOT_PTY = 3,            /* a new command's terminal (the master) */
 	CRECHE_SLOT_PASSED = 16,        /* the first of the descriptors that came with a message */
 	CRECHE_MAX_FDS = 250,           /* descriptors in one message: unix(7) allows 253 */
-	CRECHE_INLINE = 32768,          /* a larger Plan travels as a sealed memfd */
+	CRECHE_INLINE = 98304,          /* a larger Plan travels as a sealed memfd */
 	CRECHE_MAX_BLOB = 16777216,
 	CRECHE_MAX_STEPS = 8192,
 	CRECHE_MAX_COMMANDS = 1024,     /* alive in one container at a time */
@@ -42,7 +42,7 @@ enum { CRECHE_PHASE_PARENT, CRECHE_PHASE_CHILD, CRECHE_PHASE_SETUP, CRECHE_PHASE
 enum {
 	CRECHE_OPTIONAL = 1,            /* SYMLINK, LANDLOCK_PATH: there already, or absent, is well too */
 	CRECHE_RECURSIVE = 2,           /* OPEN_TREE, MOUNT_ATTR */
-	CRECHE_DIRECTORY = 4,           /* OPEN: nothing else will do */
+	CRECHE_DIRECTORY = 4,           /* OPEN: nothing else will do; ATTACH with slot2: make one */
 	CRECHE_KEEP_SLOT = 8,           /* ATTACH: the slot is used again */
 	CRECHE_WRITABLE = 16,           /* FILE: stays writable while built */
 	CRECHE_INSIDE = 32,             /* OPEN, OPEN_TREE: the path is resolved in the container's root */

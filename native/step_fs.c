@@ -175,25 +175,42 @@ STEP(OVERLAY_OLD)
 	return slot_put(c, s->slot, r);
 }
 
-/* Attaches a mount over "/", where no path of ours leads through it: a place for trees that others are taken
-   from (a detached mount can't be cloned before 6.15). It goes with the old root. */
+/* Attaches a mount where no path of ours leads through it: a place for trees that others are taken from (a detached
+   mount can't be cloned before 6.15). The first lies over "/" and goes with the old root; the others, in slot2 … text,
+   lie below it. Over the container's root they would outlive the setup, to be reached by "/..". */
 STEP(STAGE)
 {
-	int fd = slot_take(c, s->slot);
+	int fd = slot_take(c, s->slot), base;
+	long r;
 
-	return fd < 0 ? fd : sys5(__NR_move_mount, fd, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH);
+	if (fd < 0)
+		return fd;
+	if (s->slot2 == CRECHE_SLOT_NONE)
+		return sys5(__NR_move_mount, fd, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH);
+	base = slot_take(c, s->slot2);
+	r = base < 0 ? base : sys3(__NR_mkdirat, base, TEXT(c, s), 0700);
+	return r < 0 ? r : sys5(__NR_move_mount, fd, "", base, TEXT(c, s), MOVE_MOUNT_F_EMPTY_PATH);
 }
 
-/* The same for the container's root, which is a mount of its own from here on, as pivot_root(2) wants it. */
+/* Where the caller's root stays the root, nothing else takes the stage away. */
+STEP(UNSTAGE)
+{
+	long r = sys1(__NR_fchdir, slot_take(c, s->slot));
+
+	if (r >= 0)
+		r = sys2(__NR_umount2, ".", MNT_DETACH);
+	if (r >= 0)
+		r = sys1(__NR_chdir, "/");
+	return r;
+}
+
+/* The container's root becomes a mount of its own on top of all, as pivot_root(2) wants it. */
 STEP(ROOT)
 {
-	long r = step_STAGE(c, s);
-	long fd;
+	int tree = slot_take(c, s->slot);
+	long r = tree < 0 ? tree : sys5(__NR_move_mount, tree, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH);
 
-	if (r < 0)
-		return r;
-	fd = sys3(__NR_fcntl, slot_take(c, s->slot), F_DUPFD_CLOEXEC, 3);
-	return slot_put(c, CRECHE_SLOT_ROOT, fd);
+	return r < 0 ? r : slot_put(c, CRECHE_SLOT_ROOT, sys3(__NR_fcntl, tree, F_DUPFD_CLOEXEC, 3));
 }
 
 /* The directory that a path of the container's ends in, made where it is not there: its descriptor, and `last` the name
@@ -238,6 +255,19 @@ static long make_parents(struct ctx *c, const char *path, char *buffer, const ch
 	return parent;
 }
 
+/* A new directory or empty file of that name. */
+static long make_name(long parent, const char *name, int directory)
+{
+	long r;
+
+	if (directory)
+		return sys3(__NR_mkdirat, parent, name, 0755);
+	r = sys4(__NR_openat, parent, name, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0644);
+	if (r >= 0)
+		sys1(__NR_close, r);
+	return r;
+}
+
 /* A target to mount on: what is there, or a new directory, or a new file. */
 static long make_target(struct ctx *c, const char *path, int directory)
 {
@@ -250,13 +280,7 @@ static long make_target(struct ctx *c, const char *path, int directory)
 	parent = make_parents(c, path, buffer, &last);
 	if (parent < 0)
 		return parent;
-	if (directory)
-		r = sys3(__NR_mkdirat, parent, last, 0755);
-	else {
-		r = sys4(__NR_openat, parent, last, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, 0644);
-		if (r >= 0)
-			sys1(__NR_close, r);
-	}
+	r = make_name(parent, last, directory);
 	/* A link that leads nowhere inside is not followed, and nothing is made at its end. */
 	if (r == -EEXIST)
 		r = -ELOOP;
@@ -275,7 +299,8 @@ static long is_directory(int fd, int *yes)
 	return r;
 }
 
-/* Attaches a tree to its place, and lets go of it (KEEP_SLOT: not). */
+/* Attaches a tree to its place, and lets go of it (KEEP_SLOT: not). With slot2 the place is a new name in that directory,
+   which is one of ours: no need to look for links there. */
 STEP(ATTACH)
 {
 	int tree = slot_take(c, s->slot), directory;
@@ -283,6 +308,15 @@ STEP(ATTACH)
 
 	if (tree < 0)
 		return tree;
+	if (s->slot2 != CRECHE_SLOT_NONE) {
+		int parent = slot_take(c, s->slot2);
+		r = make_name(parent, TEXT(c, s), s->flags & CRECHE_DIRECTORY);
+		if (r >= 0)
+			r = sys5(__NR_move_mount, tree, "", parent, TEXT(c, s), MOVE_MOUNT_F_EMPTY_PATH);
+		if (r >= 0 && !(s->flags & CRECHE_KEEP_SLOT))
+			slot_drop(c, s->slot);
+		return r;
+	}
 	r = is_directory(tree, &directory);
 	if (r < 0)
 		return r;
@@ -361,12 +395,16 @@ STEP(MKDIR)
 	return r;
 }
 
+/* Below the directory in `slot` where there is one (one name), else in the root. */
 STEP(SYMLINK)
 {
 	char buffer[PATH_SIZE];
 	const char *last = "";
-	long r, parent = make_parents(c, TEXT2(c, s), buffer, &last);
+	long r, parent;
 
+	if (s->slot != CRECHE_SLOT_NONE)
+		return sys3(__NR_symlinkat, TEXT(c, s), slot_take(c, s->slot), TEXT2(c, s));
+	parent = make_parents(c, TEXT2(c, s), buffer, &last);
 	if (parent < 0)
 		return parent;
 	r = sys3(__NR_symlinkat, TEXT(c, s), parent, last);
@@ -381,14 +419,12 @@ STEP(FILE)
 	const char *last = TEXT(c, s);
 	long parent, fd, r;
 
-	if (s->slot != CRECHE_SLOT_NONE)
-		parent = sys3(__NR_fcntl, slot_take(c, s->slot), F_DUPFD_CLOEXEC, 3);
-	else
-		parent = make_parents(c, TEXT(c, s), buffer, &last);
+	parent = s->slot != CRECHE_SLOT_NONE ? slot_take(c, s->slot) : make_parents(c, TEXT(c, s), buffer, &last);
 	if (parent < 0)
 		return parent;
 	fd = sys4(__NR_openat, parent, last, O_CREAT | O_EXCL | O_NOFOLLOW | O_WRONLY | O_CLOEXEC, s->a);
-	sys1(__NR_close, parent);
+	if (s->slot == CRECHE_SLOT_NONE)
+		sys1(__NR_close, parent);
 	if (fd < 0)
 		return fd;
 	r = write_all((int)fd, TEXT2(c, s), s->text2_size);
@@ -406,17 +442,33 @@ STEP(LINK_TREE)
 	return slot_put(c, s->slot, sys3(__NR_open_tree, from, TEXT(c, s), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
 }
 
-/* The new root becomes "/", the old one goes: pivot_root(2), "pivot_root(".", ".")". */
+static long mount_id(int at, const char *path, uint64_t *id)
+{
+	struct statx st;
+	long r = sys5(__NR_statx, at, path, *path ? 0 : AT_EMPTY_PATH, STATX_MNT_ID, &st);
+
+	*id = st.stx_mnt_id;
+	return r;
+}
+
+/* The container's root becomes "/", the old one goes: pivot_root(2), "pivot_root(".", ".")". Then the old root lies on
+   top of the new one, and on top of it what was staged: umount2 takes the topmost of them, and "/.." leads there. */
 STEP(PIVOT)
 {
 	int root = slot_take(c, CRECHE_SLOT_ROOT);
 	long r = sys1(__NR_fchdir, root);
+	uint64_t ours = 0, top = 0;
 
 	(void)s;
 	if (r >= 0)
 		r = sys2(__NR_pivot_root, ".", ".");
 	if (r >= 0)
-		r = sys2(__NR_umount2, ".", MNT_DETACH);
+		r = mount_id(root, "", &ours);
+	for (int i = 0; r >= 0 && top != ours; i++) {
+		r = i ? sys2(__NR_umount2, ".", MNT_DETACH) : 0;
+		if (r >= 0)
+			r = i < 8 ? mount_id(AT_FDCWD, "/..", &top) : -EBUSY;
+	}
 	if (r >= 0)
 		r = sys1(__NR_chdir, "/");
 	return r;

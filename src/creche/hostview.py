@@ -12,26 +12,31 @@ __all__ = ["HostListing", "listing"]
 
 #: What programs need of /etc and nobody minds showing: no shadow, no keys, no machine-id, nothing of a person's.
 ETC = (
-    "alternatives", "bash.bashrc", "ca-certificates", "default/locale", "fonts", "gai.conf", "group", "host.conf", "ImageMagick-6",
-    "java-11-openjdk", "java-17-openjdk", "java-21-openjdk", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "locale.alias", "localtime",
-    "magic", "mime.types", "nsswitch.conf", "os-release", "passwd", "pki/tls/certs", "pki/ca-trust", "profile", "profile.d",
-    "protocols", "python3", "python3.11", "python3.12", "python3.13", "R", "rpc", "services", "ssl/certs", "ssl/openssl.cnf",
-    "terminfo", "timezone", "xattr.conf",
+    "alternatives", "fonts", "gai.conf", "group", "host.conf", "ImageMagick-6", "java-11-openjdk", "java-17-openjdk",
+    "java-21-openjdk", "ld.so.cache", "ld.so.conf", "locale.alias", "localtime", "magic", "mime.types", "nsswitch.conf",
+    "os-release", "passwd", "pki/tls/certs", "pki/ca-trust", "profile", "protocols", "R", "rpc", "services", "ssl/certs",
+    "ssl/openssl.cnf", "timezone",
 )  # fmt: skip
 #: At the top of the root: links into /usr where the host is merged, directories of their own where it is not.
 TOP = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 FRESH = 1.0  # seconds
-SMALL = 4096  # bytes of a file that is cheaper to copy than to bind
+SMALL = 16_384  # bytes of a file that is cheaper to copy than to bind
 
 
 @frozen
 class HostListing:
-    """One reading: `trees` are bound, `links` made, `files` written (path, bytes, mode)."""
+    """One reading: `trees` are bound (path, whether it is a directory), `links` made, `files` written (path, bytes)."""
 
-    trees: tuple[str, ...]
-    links: tuple[tuple[str, str], ...]
-    files: tuple[tuple[str, bytes, int], ...]
-    proc: frozenset[str] = frozenset()  #: names in /proc that masks may be laid over
+    trees: tuple[tuple[str, bool], ...] = ()
+    links: tuple[tuple[str, str], ...] = ()
+    files: tuple[tuple[str, bytes], ...] = ()
+    resolver: bytes | None = None  #: /etc/resolv.conf, for containers in the caller's network
+    proc: frozenset[str] = frozenset()  #: names in /proc that anybody may read
+    closed: frozenset[str] = frozenset()  #: names in /proc that are for the host's root alone
+
+    def shows(self, name: str, *, to_root: bool) -> bool:
+        """Whether /proc/`name` would show something to a guest; `to_root`: whose root may be the host's."""
+        return name in self.proc or (to_root and name in self.closed)
 
 
 _looked = 0.0
@@ -63,35 +68,45 @@ def listing() -> HostListing:
 
 
 def _read() -> HostListing:
-    trees = [path for path in ("/usr", "/opt") if os.path.isdir(path)]
+    trees = [(path, True) for path in ("/usr", "/opt") if os.path.isdir(path)]
     links: list[tuple[str, str]] = []
-    files: list[tuple[str, bytes, int]] = []
+    files: list[tuple[str, bytes]] = []
     for name in TOP:
         path = f"/{name}"
         if os.path.islink(path):
             links.append((path, os.readlink(path)))
         elif os.path.isdir(path):
-            trees.append(path)
+            trees.append((path, True))
     for name in ETC:
         path = f"/etc/{name}"
         try:
             found = os.lstat(path)
-        except OSError:
-            continue
-        if stat.S_ISLNK(found.st_mode):
-            links.append((path, os.readlink(path)))
-        elif stat.S_ISDIR(found.st_mode):
-            trees.append(path)
-        elif found.st_size <= SMALL:
-            try:
+            if stat.S_ISLNK(found.st_mode):
+                links.append((path, os.readlink(path)))
+            elif stat.S_ISREG(found.st_mode) and found.st_size <= SMALL:
                 with open(path, "rb") as file:
-                    files.append((path, file.read(SMALL), 0o644))
-            except OSError:
-                continue  # not ours to read, so not the container's either
-        else:
-            trees.append(path)
+                    files.append((path, file.read(SMALL)))
+            else:
+                trees.append((path, stat.S_ISDIR(found.st_mode)))
+        except OSError:
+            continue  # not there, or not ours to read, so not the container's either
     try:
-        proc = frozenset(os.listdir("/proc"))
+        with open("/etc/resolv.conf", "rb") as file:
+            resolver = file.read(SMALL)
     except OSError:
-        proc = frozenset()
-    return HostListing(tuple(trees), tuple(links), tuple(files), proc)
+        resolver = None
+    readable, closed = _kernel_files()
+    return HostListing(tuple(trees), tuple(links), tuple(files), resolver, readable, closed)
+
+
+def _kernel_files() -> tuple[frozenset[str], frozenset[str]]:
+    """What is in /proc beside processes, by whether others than its owner, the host's root, may read or enter it."""
+    readable, closed = set(), set()
+    try:
+        with os.scandir("/proc") as entries:
+            for entry in entries:
+                if not entry.name[0].isdigit():
+                    (readable if entry.stat(follow_symlinks=False).st_mode & 0o005 else closed).add(entry.name)
+    except OSError:
+        pass  # no /proc here: then nothing of it is mounted inside
+    return frozenset(readable), frozenset(closed)

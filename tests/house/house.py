@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ranges", "spawn"),
     ("streams", "watch", "channel"),
     ("lifecycle",),
-    ("plumbing", "files", "commands", "communicate", "process", "container", "running", "pool"),
+    ("plumbing", "files", "commands", "communicate", "process", "container", "running", "remove", "pool"),
     ("supervisor",),
     ("jobs",),
     ("trial", "doctor"),

@@ -28,7 +28,7 @@ CLONE = {
 class Context:
     """What a compilation needs to know beside Spec and Machine; all of it values."""
 
-    view: HostListing = HostListing((), (), ())
+    view: HostListing = HostListing()
     base: int | None = None  #: the first id of the range reserved for the container
     count: int = RANGE
     scratch: str | None = None  #: a folder for a throw-away upper layer, where tmpfs can't be one

@@ -47,7 +47,7 @@ MASKED = (
 #: What a uid of 0 could write without any capability: sysctls compare ids (proc_sys_permission in the kernel).
 READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
-DEV_LINKS = (("/proc/self/fd", "/dev/fd"), ("/proc/self/fd/0", "/dev/stdin"), ("/proc/self/fd/1", "/dev/stdout"), ("/proc/self/fd/2", "/dev/stderr"))
+DEV_LINKS = (("/proc/self/fd", "fd"), ("/proc/self/fd/0", "stdin"), ("/proc/self/fd/1", "stdout"), ("/proc/self/fd/2", "stderr"))
 
 
 class Mounts:
@@ -230,17 +230,7 @@ class Mounts:
         elif isinstance(rootfs, HostView):
             slot = self._tmpfs(4 * MIB, 0o755, "rootfs", inodes=4096)
             self.build.append(st.Root(slot=slot, blame="rootfs"))
-            for path in self.view.trees:
-                tree = self._tree(path, "rootfs")
-                self._attributes(tree, RDONLY | self._safe, "rootfs")
-                self._attach(tree, path, "rootfs")
-            for path, target in self.view.links:
-                self.build.append(st.MakeSymlink(text=target, text2=path, blame="rootfs"))
-            for path, content, mode in self.view.files:
-                self.build.append(st.MakeFile(text=path, text2=content, a=mode, blame="rootfs"))
-            self.build.append(st.MakeFile(text="/etc/hosts", text2="127.0.0.1 localhost\n::1 localhost\n", a=0o644, blame="rootfs"))
-            if self.spec.namespaces.network is not True:
-                self.build += self._resolver()
+            self._host_view()
             self.late.append(st.MountAttr(slot=slot, a=RDONLY, blame="rootfs"))
         else:
             if isinstance(rootfs, Directory):
@@ -252,12 +242,39 @@ class Mounts:
                     self.late.append(st.MountAttr(slot=slot, a=RDONLY, blame="rootfs.readonly"))
             self.build.append(st.Root(slot=slot, blame="rootfs"))
 
-    def _resolver(self) -> list[st.Step]:
-        try:
-            with open("/etc/resolv.conf", "rb") as file:
-                return [st.MakeFile(text="/etc/resolv.conf", text2=file.read(65536), a=0o644, blame="rootfs")]
-        except OSError:
-            return []
+    def _host_view(self) -> None:
+        """The host's list, each name made in a directory of ours, where there are no links to look out for."""
+        folders = {"/": st.ROOT}
+        etc: list[tuple[str, bytes]] = [("/etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n")]
+        if self.spec.namespaces.network is not True and self.view.resolver is not None:
+            etc.append(("/etc/resolv.conf", self.view.resolver))
+        etc += [(path, content) for path, content in self.view.files if path != "/etc/hosts"]
+        for path, directory in self.view.trees:
+            tree = self._tree(path, "rootfs")
+            self._attributes(tree, RDONLY | self._safe, "rootfs")
+            self._attach_new(tree, path, folders, directory=directory)
+        for path, target in self.view.links:
+            folder, name = self._folder(path, folders)
+            self.build.append(st.MakeSymlink(slot=folder, text=target, text2=name, blame="rootfs"))
+        for path, content in etc:
+            folder, name = self._folder(path, folders)
+            self.build.append(st.MakeFile(slot=folder, text=name, text2=content, a=0o644, blame="rootfs"))
+        self.build += [st.Close(slot=slot) for path, slot in folders.items() if path != "/"]
+
+    def _folder(self, path: str, folders: dict[str, int]) -> tuple[int, str]:
+        """The slot of a path's directory, made where it is new, and the name in it."""
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            above, own = self._folder(folder, folders)
+            self.build.append(st.MakeDirectory(slot=above, text=own, a=0o755, blame="rootfs"))
+            folders[folder] = self._slot()
+            self.build.append(st.Open(slot=folders[folder], slot2=above, text=own, flags=st.DIRECTORY, blame="rootfs"))
+        return folders[folder], name
+
+    def _attach_new(self, slot: int, path: str, folders: dict[str, int], *, directory: bool, flags: int = 0) -> None:
+        folder, name = self._folder(path, folders)
+        flags |= st.DIRECTORY if directory else 0
+        self.build.append(st.Attach(slot=slot, slot2=folder, text=name, flags=flags, blame="rootfs"))
 
     def base(self) -> None:
         """/proc, /dev, /tmp where the Spec does not mount something of its own there."""
@@ -296,15 +313,18 @@ class Mounts:
             self._attach(self._tmpfs(MIB, 0o755, "rootfs", inodes=1024), "/dev", "rootfs")
         else:
             self.build.append(st.MakeDirectory(text="/dev", a=0o755, blame="rootfs"))
+        folders = {"/dev": self._slot()}
+        self.build.append(st.Open(slot=folders["/dev"], text="/dev", flags=st.DIRECTORY | st.INSIDE, blame="rootfs"))
         for path in DEVICES:
-            self._attach(self._tree(path, "rootfs", recursive=False), path, "rootfs")
+            self._attach_new(self._tree(path, "rootfs", recursive=False), path, folders, directory=False)
         if "/dev/pts" not in taken:
             self._devpts(DevPts(), "rootfs")
         if "/dev/shm" not in taken:
-            self._attach(self._tmpfs(TMPFS_SIZE, 0o1777, "rootfs"), "/dev/shm", "rootfs")
+            self._attach_new(self._tmpfs(TMPFS_SIZE, 0o1777, "rootfs"), "/dev/shm", folders, directory=True)
         if "/dev/mqueue" not in taken and self.spec.namespaces.ipc is True:
-            self._attach(self._new("mqueue", (), NOSUID | NODEV | NOEXEC, "rootfs"), "/dev/mqueue", "rootfs")
-        self.build += [st.MakeSymlink(text=target, text2=path, blame="rootfs") for target, path in DEV_LINKS]
+            self._attach_new(self._new("mqueue", (), NOSUID | NODEV | NOEXEC, "rootfs"), "/dev/mqueue", folders, directory=True)
+        self.build += [st.MakeSymlink(slot=folders["/dev"], text=target, text2=name, blame="rootfs") for target, name in DEV_LINKS]
+        self.build.append(st.Close(slot=folders["/dev"]))
 
     def _devpts(self, devpts: DevPts, blame: str) -> None:
         options = [("ptmxmode", "0666"), ("mode", "0620")]
@@ -376,7 +396,7 @@ class Mounts:
 
         def ours(path: str) -> bool:
             if path.startswith("/proc/"):
-                return fresh_proc and path.split("/")[2] in self.view.proc
+                return fresh_proc and self.view.shows(path.split("/")[2], to_root=not self.who.private and self.machine.may_map_ids)
             return has_sys
 
         def of(paths: tuple[str, ...] | None, defaults: tuple[str, ...]) -> tuple[str, ...]:
