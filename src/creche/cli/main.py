@@ -88,6 +88,13 @@ def main(arguments: list[str] | None = None) -> None:
         code = 130
     except BrokenPipeError:
         code = _closed_pipe()
+    except Exception:
+        if not runs:
+            raise
+        import traceback
+
+        traceback.print_exc()  # a bug of ours, which must not look like an end of the command's
+        code = OUR_FAILURE
     sys.exit(code)
 
 

@@ -210,7 +210,9 @@ def _default_environment(given: Mapping[str, Any], start: Spec) -> dict[str, str
 
     from creche.plan.command import Account, environment
 
-    spec = attrs.evolve(start, env=None, inherit_env=(), **_root(given, start), user=given.get("user") or start.user)
+    spec = attrs.evolve(
+        start, env=None, inherit_env=(), **_root(given, start), user=given.get("user") or start.user
+    )
     ref = spec.user_ref
     default = environment(spec, Account(ref.uid if ref and ref.uid is not None else 0, 0), {})
     if ref is not None and ref.name is not None:

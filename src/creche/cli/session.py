@@ -28,25 +28,29 @@ _DRAIN = 10.0
 
 
 async def hold(spec: Spec, standard: Standard, timeout: float | None) -> Exit | None:
-    """Run *spec* to its end; None where *timeout* (seconds, the start included) ended it."""
+    """Run *spec* to its end; None where *timeout* (seconds, the start included) ended it.
+
+    Signals are caught before the container starts: the command may be heard of, and be signalled, at any time after.
+    """
     from creche import Container
 
-    terminal = Terminal()
     deadline = anyio.current_time() + timeout if timeout is not None else float("inf")
-    with anyio.CancelScope(deadline=deadline) as whole:
-        async with Container(spec) as box:
-            whole.deadline = float(
-                "inf"
-            )  # from here on the deadline ends the command, and its output still comes
-            return await _held(box, standard, terminal, deadline)
+    with anyio.open_signal_receiver(*_HANDED_ON, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT) as signals:
+        with anyio.CancelScope(deadline=deadline) as whole:
+            async with Container(spec) as box:
+                whole.deadline = float("inf")  # now the deadline ends the command, and its output still comes
+                return await _held(box, signals, standard, deadline)
     return None
 
 
-async def _held(box: Container, standard: Standard, terminal: Terminal, deadline: float) -> Exit | None:
+async def _held(
+    box: Container, signals: AsyncIterator[signal.Signals], standard: Standard, deadline: float
+) -> Exit | None:
     exit: Exit | None = None
+    terminal = Terminal()
     with terminal if standard.tty else contextlib.nullcontext():
         async with anyio.create_task_group() as inputs:
-            await inputs.start(_hand_on_signals, box, standard, terminal)
+            inputs.start_soon(_hand_on_signals, box, signals, standard, terminal)
             if box.stdin is not None:
                 inputs.start_soon(_feed, box, standard)
             async with anyio.create_task_group() as outputs:
@@ -111,23 +115,19 @@ def _write(fd: int, data: bytes) -> None:
 
 
 async def _hand_on_signals(
-    box: Container, standard: Standard, terminal: Terminal, *, task_status: anyio.abc.TaskStatus[None]
+    box: Container, signals: AsyncIterator[signal.Signals], standard: Standard, terminal: Terminal
 ) -> None:
     """Signals that people and shells send us are meant for the command; stopping us stops everything in the box."""
-    with anyio.open_signal_receiver(*_HANDED_ON, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT) as signals:
-        task_status.started()
-        async for number in signals:
-            if number == signal.SIGTSTP:
-                async with _paused(box):
-                    terminal.stop_ourselves()
-            elif number in _HANDED_ON:
-                box.send_signal(number)
-            elif (
-                standard.tty
-            ):  # SIGWINCH, or we were continued: perhaps by a shell that had another size or mode
-                if number == signal.SIGCONT:
-                    terminal.raw()
-                box.resize(*terminal.size())
+    async for number in signals:
+        if number == signal.SIGTSTP:
+            async with _paused(box):
+                terminal.stop_ourselves()
+        elif number in _HANDED_ON:
+            box.send_signal(number)
+        elif standard.tty:  # SIGWINCH, or we were continued: perhaps by a shell that had another size or mode
+            if number == signal.SIGCONT:
+                terminal.raw()
+            box.resize(*terminal.size())
 
 
 @contextlib.asynccontextmanager

@@ -100,7 +100,8 @@ class Terminal:
         """Stop as Ctrl-Z stops other programs, with the terminal given back; returns when we are continued."""
         self.restore()
         os.kill(os.getpid(), signal.SIGSTOP)
-        self.raw()
+        if self._saved is not None:
+            self.raw()
 
     def __enter__(self) -> Self:
         self.raw()

@@ -1,0 +1,239 @@
+"""`creche run` in a real terminal (tmux): keys, job control, the window's size, and the terminal given back."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from needs import needs
+
+pytestmark = [needs("native", "userns", "tmux"), pytest.mark.slow]
+PATIENCE = 20.0
+
+
+class Window:
+    """One tmux window with a bash in it, in which `creche` is our program."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._tmux = ["tmux", "-S", str(folder / "s"), "-f", "/dev/null"]
+        words = " ".join(map(shlex.quote, [sys.executable, "-m", "creche.cli"]))
+        rc = folder / "rc"
+        rc.write_text(f"PS1='outer> '\ncreche() {{ {words} \"$@\"; }}\n")
+        self._do("new-session", "-d", "-x", "100", "-y", "30", f"cd {folder}; exec bash --rcfile {rc} -i")
+        self.until("outer>")
+
+    def _do(self, *words: str) -> str:
+        environment = {name: value for name, value in os.environ.items() if name != "TMUX"}
+        return subprocess.run(
+            [*self._tmux, *words],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+            timeout=PATIENCE,
+        ).stdout
+
+    def close(self) -> None:
+        """End the whole server: it is this window's own."""
+        subprocess.run([*self._tmux, "kill-server"], capture_output=True, check=False, timeout=PATIENCE)
+
+    def screen(self) -> str:
+        """What a person sees."""
+        return self._do("capture-pane", "-p", "-J").rstrip("\n ")
+
+    def type(self, text: str) -> None:
+        """Type a line and Enter."""
+        self._do("send-keys", "-l", text)
+        self._do("send-keys", "Enter")
+
+    def press(self, key: str) -> None:
+        """Press one key, named as in tmux: C-c."""
+        self._do("send-keys", key)
+
+    def creche(self) -> int:
+        """The pid of the creche that runs in this window."""
+        pane = int(self._do("display-message", "-p", "#{pane_pid}"))
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (folder / "cmdline").read_bytes()
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if parent == pane and b"creche.cli" in words:
+                return int(folder.name)
+        raise AssertionError("no creche runs in the window")
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Pull at the window's corner."""
+        self._do("resize-window", "-x", str(columns), "-y", str(rows))
+
+    def until(self, what: str | Callable[[str], bool]) -> str:
+        """The screen, as soon as it shows *what*; what it showed instead is in the failure."""
+        deadline = time.monotonic() + PATIENCE
+        seen = ""
+        while time.monotonic() < deadline:
+            seen = self.screen()
+            if what in seen if isinstance(what, str) else what(seen):
+                return seen
+            time.sleep(0.03)
+        raise AssertionError(f"the screen never showed {what!r}:\n{seen}")
+
+    def line(self, text: str) -> str:
+        """The screen, as soon as *text* is a whole line of it: what was typed is never one."""
+        return self.until(lambda screen: text in screen.splitlines())
+
+
+@pytest.fixture
+def window(tmp_path: Path) -> Iterator[Window]:
+    """A fresh window."""
+    opened = Window(tmp_path)
+    yield opened
+    opened.close()
+
+
+def inner_shell(window: Window) -> None:
+    """Start a bash in a container and wait for its prompt."""
+    window.type("creche run -e 'PS1=inner> ' bash --norc --noprofile -i")
+    window.until(lambda screen: screen.splitlines()[-1].startswith("inner>"))
+
+
+def test_it_has_a_terminal_with_our_size_and_type(window: Window) -> None:
+    """All three are a terminal, of our window's size, and TERM is ours."""
+    window.type(
+        "creche run sh -c 'test -t 0 && test -t 1 && test -t 2 && echo size $(stty size) term $TERM tty $(tty)'"
+    )
+    screen = window.until("tty /dev/pts")
+    assert "size 30 100" in screen
+    assert "term screen" in screen or "term tmux" in screen
+
+
+def test_the_window_s_size_follows(window: Window) -> None:
+    """SIGWINCH arrives inside, and the new size is there."""
+    inner_shell(window)
+    window.type("trap 'echo changed to $(stty size)' WINCH")
+    window.resize(77, 21)
+    window.type("")
+    window.until("changed to 21 77")
+
+
+def test_ctrl_c_is_the_commands(window: Window) -> None:
+    """It interrupts what runs in the container, and not creche."""
+    inner_shell(window)
+    window.type("echo begun; sleep 1000; echo status $?")
+    window.line("begun")
+    window.press("C-c")
+    window.until(lambda screen: screen.splitlines()[-1].startswith("inner>") and "^C" in screen)
+    window.type("echo still $((40+2))")
+    window.until("still 42")
+
+
+def test_job_control_inside(window: Window) -> None:
+    """Ctrl-Z, jobs, fg in a shell inside work as in any terminal."""
+    inner_shell(window)
+    window.type("echo begun; sleep 1000")
+    window.line("begun")
+    window.press("C-z")
+    window.until("Stopped")
+    window.type("jobs; fg")
+    window.until(lambda screen: screen.rstrip().endswith("sleep 1000"))
+    window.press("C-c")
+    window.until(lambda screen: screen.splitlines()[-1].startswith("inner>"))
+
+
+def test_no_complaint_about_job_control(window: Window) -> None:
+    """A shell inside has a controlling terminal: bash would say so if not."""
+    inner_shell(window)
+    assert "no job control" not in window.screen()
+    assert "cannot set terminal process group" not in window.screen()
+
+
+def test_the_terminal_is_given_back_as_it_was(window: Window) -> None:
+    """After a raw session the outer shell's modes are the same, whatever the command did."""
+    window.type(
+        "stty -g > before; creche run sh -c 'stty raw -echo; exit 5'; echo status $?; stty -g > after"
+    )
+    window.line("status 5")
+    window.type("cmp before after && echo the same")
+    window.line("the same")
+
+
+def test_the_terminal_is_given_back_when_we_are_told_to_end(window: Window) -> None:
+    """SIGTERM ends the command; the modes are restored on the way out."""
+    window.type(
+        "stty -g > before; creche run sh -c 'echo begun; exec sleep 1000'; echo status $?; stty -g > after"
+    )
+    window.line("begun")
+    os.kill(window.creche(), signal.SIGTERM)
+    window.line("status 143")
+    window.type("cmp before after && echo the same")
+    window.line("the same")
+
+
+def test_stopped_from_outside_and_continued(window: Window) -> None:
+    """SIGTSTP gives the terminal back to the shell; `fg` puts it back to the command, with what is typed."""
+    inner_shell(window)
+    os.kill(window.creche(), signal.SIGTSTP)
+    window.until("Stopped")
+    window.type("echo in the $((1+1))nd shell")
+    window.until("in the 2nd shell")
+    window.type("fg")
+    window.type("echo back $((40+2)) in $PS1")
+    window.until("back 42 in inner>")
+
+
+def test_ctrl_d_ends_the_input(window: Window) -> None:
+    """cat in a container ends as it does outside."""
+    window.type("creche run sh -c 'echo begun; exec cat'; echo status $?")
+    window.line("begun")
+    window.type("a line")
+    window.until(lambda screen: screen.splitlines().count("a line") == 2)  # the echo, and cat's
+    window.press("C-d")
+    window.line("status 0")
+
+
+class TestWithoutATerminalOfItsOwn:
+    """--no-tty on a terminal: our own line discipline turns keys into signals, and we hand those on."""
+
+    def test_ctrl_c_ends_the_command(self, window: Window) -> None:
+        """SIGINT to the command is 130, as outside."""
+        window.type("creche run --no-tty sh -c 'echo begun; exec sleep 1000'; echo status $?")
+        window.line("begun")
+        window.press("C-c")
+        window.until("^Cstatus 130")
+
+    def test_ctrl_z_stops_all_of_it(self, window: Window) -> None:
+        """Everything in the container stands still, and goes on with fg."""
+        counting = "echo begun; i=0; while :; do i=$((i+1)); echo $i > /tmp/n; done"
+        window.type(f"mkdir -m 777 shared; creche run --no-tty -v $PWD/shared:/tmp sh -c '{counting}'")
+        window.line("begun")
+        window.press("C-z")
+        window.until("Stopped")
+        window.type('a=$(cat shared/n); sleep 0.3; test "$a" = "$(cat shared/n)" && echo stands still')
+        window.line("stands still")
+        window.type("fg")
+        before = (window.folder / "shared/n").read_text()
+        window.until(lambda _: (window.folder / "shared/n").read_text() not in (before, ""))
+        window.press("C-c")
+        window.until(lambda screen: screen.splitlines()[-1].startswith("outer>"))
+
+    def test_input_by_lines(self, window: Window) -> None:
+        """What is typed arrives when Enter is pressed, and its end too."""
+        window.type("creche run --no-tty sh -c 'echo begun; exec cat'; echo status $?")
+        window.line("begun")
+        window.type("a line")
+        window.until(lambda screen: screen.splitlines().count("a line") == 2)
+        window.press("C-d")
+        window.line("status 0")
+
+
+def test_a_pipe_beside_a_terminal(window: Window) -> None:
+    """`creche run … | cat` has no terminal, and our own terminal is not handed in as its input."""
+    window.type("creche run sh -c 'test -t 1 || echo no tty; test -t 0 || echo no input tty' | cat")
+    window.until("no input tty")
