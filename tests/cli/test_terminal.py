@@ -221,7 +221,7 @@ class TestWithoutATerminalOfItsOwn:
         before = (window.folder / "shared/n").read_text()
         window.until(lambda _: (window.folder / "shared/n").read_text() not in (before, ""))
         window.press("C-c")
-        window.until(lambda screen: screen.splitlines()[-1].startswith("outer>"))
+        window.until(lambda screen: screen.endswith("outer>"))
 
     def test_input_by_lines(self, window: Window) -> None:
         """What is typed arrives when Enter is pressed, and its end too."""
