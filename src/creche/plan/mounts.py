@@ -316,7 +316,10 @@ class Mounts:
         folders = {"/dev": self._slot()}
         self.build.append(st.Open(slot=folders["/dev"], text="/dev", flags=st.DIRECTORY | st.INSIDE, blame="rootfs"))
         for path in DEVICES:
-            self._attach_new(self._tree(path, "rootfs", recursive=False), path, folders, directory=False)
+            node = self._tree(path, "rootfs", recursive=False)
+            # It is the host's inode: written to all the same, but its mode and owner stay (a device is no part of the mount).
+            self._attributes(node, RDONLY | NOSUID | NOEXEC, "rootfs", recursive=False)
+            self._attach_new(node, path, folders, directory=False)
         if "/dev/pts" not in taken:
             self._devpts(DevPts(), "rootfs")
         if "/dev/shm" not in taken:
