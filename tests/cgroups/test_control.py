@@ -235,11 +235,10 @@ time.sleep(100)
 @pytest.mark.parametrize("freeze", [False, True], ids=["running", "frozen"])
 def test_what_a_killed_supervisor_left_is_swept_by_the_next(place: Place, freeze: bool) -> None:
     """The owner's pid alone would not do: this process may have it next."""
-    kind = "delegated" if place.kind == "systemd" else place.kind
     supervisor = subprocess.Popen(
         [sys.executable, "-c", ABANDON.format(freeze=freeze)],
         stdout=subprocess.PIPE,
-        env={**os.environ, "CRECHE_CGROUP": "v2" if os.geteuid() == 0 and kind == "delegated" else kind},
+        env={**os.environ, "CRECHE_CGROUP": place.kind},
     )
     assert supervisor.stdout is not None
     with supervisor.stdout:

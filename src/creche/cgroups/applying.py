@@ -84,12 +84,12 @@ def apply(
     undo: list[tuple[str, str]] = []
     try:
         for hierarchy, folder in folders.items():
-            mine = _only(hierarchy, limits)
-            old = _only(hierarchy, before) if before is not None else None
-            one = hierarchy.version == 1
-            for write in v1.writes(mine, numbers, old) if one else v2.writes(mine, numbers):
-                under = [sub[hierarchy] for sub in subs if hierarchy in sub]
-                _put(write, folder, under if one else [], one, undo)
+            one, offers = hierarchy.version == 1, hierarchy.offers
+            for write in (
+                v1.writes(limits, numbers, before, offers) if one else v2.writes(limits, numbers, offers)
+            ):
+                under = [sub[hierarchy] for sub in subs if hierarchy in sub] if one else []
+                _put(write, folder, under, one, None if before is None else undo)
     except BaseException:
         for path, value in reversed(undo):
             with contextlib.suppress(CgroupError):  # the first failure is the one to tell
@@ -98,29 +98,30 @@ def apply(
     return Applied(_merged(before, limits), tuple(reversed(undo)))
 
 
-def _put(write: Write, folder: str, subs: list[str], one: bool, undo: list[tuple[str, str]]) -> None:
-    path = f"{folder}/{write.file}"
-    if not os.path.exists(path):
-        if not os.path.isdir(folder):
-            raise CgroupError("is gone: somebody else removed it", path=folder, errno=errno.ENOENT)
-        if write.field == "swap" and not os.path.exists("/proc/swaps"):
-            return  # a kernel without swap keeps every promise about it
-        raise _missing(write, folder)
+def _put(write: Write, folder: str, subs: list[str], one: bool, undo: list[tuple[str, str]] | None) -> None:
     if write.controller == "cpuset":
         _within(write, folder, one)
     if write.file == "io.weight" and not devices.weighing():
         raise UnsupportedError(
             "limits.io_weight: no disk here is scheduled by weight", hint=MISSING["io.weight"]
         )
-    _write(write, path, one, undo)
-    if write.controller == "cpuset" and one:
-        for sub in subs:
-            _write(write, f"{sub}/{write.file}", one, undo)
+    try:
+        _write(write, f"{folder}/{write.file}", one, undo)
+        if write.controller == "cpuset":
+            for sub in subs:
+                _write(write, f"{sub}/{write.file}", one, undo)
+    except CgroupError as error:
+        if error.errno != errno.ENOENT or not os.path.isdir(folder):
+            raise
+        if write.field != "swap" or os.path.exists(
+            "/proc/swaps"
+        ):  # a kernel without swap keeps every promise about it
+            raise _missing(write, folder) from error
 
 
-def _write(write: Write, path: str, one: bool, undo: list[tuple[str, str]]) -> None:
-    before = files.read_or(path)
-    back = (v1 if one else v2).restoring(write, before)
+def _write(write: Write, path: str, one: bool, undo: list[tuple[str, str]] | None) -> None:
+    """One write, and in *undo* how to take it back; no *undo* where a failure removes the whole cgroup."""
+    back = [] if undo is None else (v1 if one else v2).restoring(write, files.read(path))
     try:
         files.write(path, write.value)
     except CgroupError as error:
@@ -129,7 +130,8 @@ def _write(write: Write, path: str, one: bool, undo: list[tuple[str, str]]) -> N
         if error.errno == errno.EINVAL and write.controller == "io":
             said, hint = f"{said}: the io controller does not know this device", "name the whole disk"
         raise CgroupError(said, path=error.path, errno=error.errno, hint=hint) from error
-    undo.extend((path, value) for value in reversed(back))
+    if undo is not None:
+        undo.extend((path, value) for value in reversed(back))
 
 
 def _missing(write: Write, folder: str) -> UnsupportedError:
@@ -172,11 +174,6 @@ def prepare(hierarchy: Hierarchy, folder: str) -> None:
             files.write(
                 f"{folder}/cpuset.{kind}", files.read(f"{os.path.dirname(folder)}/cpuset.{kind}").strip()
             )
-
-
-def _only(hierarchy: Hierarchy, limits: Limits) -> Limits:
-    other = {field: None for field, name in CONTROLLER_OF.items() if not hierarchy.offers(name)}
-    return attrs.evolve(limits, **other)
 
 
 def _merged(before: Limits | None, limits: Limits) -> Limits:

@@ -151,6 +151,8 @@ async def _systemd(near: Place, *, asked: str | None, environ: Mapping[str, str]
 
     own = memberships(files.read_or("/proc/self/cgroup")).get("", "")
     name = os.path.basename(own)
+    if asked == "systemd" and room.in_scope(own):
+        return _scope(near)
     if (why := systemd.absent(environ)) is not None:
         return _because(near, why)
     try:
@@ -164,10 +166,15 @@ async def _systemd(near: Place, *, asked: str | None, environ: Mapping[str, str]
         await systemd.enter_scope(environ)
     except CgroupError as error:
         return _because(near, str(error), error.hint)
+    return _scope(near)
+
+
+def _scope(near: Place) -> Place:
+    """The place in the scope that we are in."""
     inside = survey()
     if inside.usable:
         return Place("systemd", inside.hierarchies, inside.moved, near.reasons)
-    return _because(inside, "systemd made a scope that gives no room", room.remedy(None))
+    return _because(inside, "systemd made a scope that gives no room", near.hint)
 
 
 def _because(place: Place, reason: str, hint: str | None = None) -> Place:

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator
 from ..errors import CgroupError
 
 _READ = os.O_RDONLY | os.O_CLOEXEC
+# seq_file hands out a page at a time, or a little less where the next line (well below 2 KiB) would not fit in it:
+# what is shorter than this was the last part.
+_SHORT = 2048
 _WRITE = os.O_WRONLY | os.O_CLOEXEC
 
 HINTS = {
@@ -34,7 +37,7 @@ def read(path: str) -> str:
         fd = os.open(path, _READ)
         try:
             parts = [os.read(fd, 1 << 16)]
-            while parts[-1]:  # seq_file hands out a page or so at a time
+            while len(parts[-1]) >= _SHORT:
                 parts.append(os.read(fd, 1 << 16))
         finally:
             os.close(fd)
@@ -109,20 +112,26 @@ def below(folder: str) -> Iterator[str]:
         stack.extend((child, False) for child in children)
 
 
-def removed(folder: str) -> bool:
+def removed(folder: str, *known: str) -> bool:
     """One attempt to remove a cgroup with all its descendants: True once it is gone, False while it is busy.
 
+    *known* are its children as far as we made them: without others, no directory needs to be read.
     Raises CgroupError for a refusal that waiting does not cure.
     """
-    for path in below(folder):
-        try:
-            os.rmdir(path)
-        except OSError as error:
-            if error.errno in (errno.EBUSY, errno.ENOTEMPTY):
-                return False  # a process on its way out still counts (cgroup-v2.rst, "Populated")
-            if error.errno not in (errno.ENOENT, errno.ENODEV):
-                raise failure("cannot be removed", path, error) from error
-    return not os.path.isdir(folder)
+    if all([_gone(path) for path in known]) and _gone(folder):
+        return True
+    return all(_gone(path) for path in below(folder)) and not os.path.isdir(folder)
+
+
+def _gone(path: str) -> bool:
+    try:
+        os.rmdir(path)
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.ENOTEMPTY):
+            return False  # it has children, or a process on its way out (cgroup-v2.rst, "Populated")
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise failure("cannot be removed", path, error) from error
+    return True
 
 
 def until(condition: Callable[[], bool], seconds: float) -> bool:

@@ -316,7 +316,10 @@ class Group:
         for sub in list(self.subs.values()):
             sub.close()
         if not self._removed:
-            self._removed = all(files.removed(folder) for folder in self.folders.values())
+            self._removed = all(
+                files.removed(folder, *([] if hierarchy.flat else [f"{folder}/{name}" for name in self.subs]))
+                for hierarchy, folder in self.folders.items()
+            )
         return self._removed
 
     def remove(self, seconds: float = 1.0) -> None:

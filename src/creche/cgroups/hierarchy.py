@@ -11,7 +11,7 @@ import attrs
 KNOWN = frozenset({"cpu", "cpuacct", "cpuset", "memory", "blkio", "io", "pids", "freezer", "hugetlb"})
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)  # the key of many look-ups: hashed by identity, as there is one object for each
 class Hierarchy:
     """A hierarchy and the directory in it below which our cgroups go."""
 

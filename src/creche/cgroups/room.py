@@ -147,6 +147,11 @@ def family() -> set[int]:
     return found
 
 
+def in_scope(path: str) -> bool:
+    """Whether the cgroup *path* is in a scope that systemd made for creche: for this process, or one above it."""
+    return any(_SCOPE.fullmatch(name) for name in path.split("/"))
+
+
 def _managed(folder: str) -> bool:
     """Whether systemd manages this cgroup for itself: named like a unit, and not given away."""
     return folder.endswith(_UNITS) and not _delegated(folder)
@@ -185,10 +190,10 @@ def remedy(two: Standing | None) -> str:
             "--security-opt writable-cgroups=true, or --privileged; podman run --security-opt unmask=/sys/fs/cgroup), "
             "with nothing but this program in it"
         )
-    if os.path.isdir("/run/systemd/system"):
-        return "under systemd: Delegate=yes in the unit, or start it by systemd-run --user --scope -p Delegate=yes …"
     if two is None:
         return "as root: mount -t cgroup2 none /sys/fs/cgroup"
+    if os.path.isdir("/run/systemd/system"):
+        return "under systemd: Delegate=yes in the unit, or start it by systemd-run --user --scope -p Delegate=yes …"
     return (
         f"as root: mkdir {two.point}/creche && chown -R {os.geteuid()} {two.point}/creche, start this program in it "
         "(echo its pid > cgroup.procs of a child), or set CRECHE_CGROUP to it"

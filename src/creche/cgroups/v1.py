@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import UnsupportedError
@@ -21,18 +21,26 @@ _READ = {"rbps": "read_bps_device", "riops": "read_iops_device"}
 _V2 = "boot with cgroup version 2 (systemd.unified_cgroup_hierarchy=1), which has it"
 
 
-def writes(limits: Limits, devices: Mapping[str, str], before: Limits | None = None) -> list[Write]:
+def writes(
+    limits: Limits, devices: Mapping[str, str], before: Limits | None, offers: Callable[[str], bool]
+) -> list[Write]:
     """The writes that put *limits* in force where *before* is in force now, in the order they must be made.
+
+    Only those for controllers that the hierarchy *offers*, by version 2's names.
 
     Raises UnsupportedError for what version 1 has no control for.
     """
-    _refuse(limits)
+    _refuse(limits, offers)
     out: list[Write] = []
 
     def add(controller: str, file: str, value: object, field: str) -> None:
-        out.append(Write(controller, f"{CONTROLLER.get(controller, controller)}.{file}", str(value), field))
+        if offers(controller):
+            out.append(
+                Write(controller, f"{CONTROLLER.get(controller, controller)}.{file}", str(value), field)
+            )
 
-    out.extend(_memory(limits, before))
+    if offers("memory"):
+        out.extend(_memory(limits, before))
     if limits.cpus is not None:
         quota, period = quota_and_period(limits.cpus, limits.cpu_period)
         add("cpu", "cfs_period_us", period, "cpus")
@@ -55,11 +63,13 @@ def writes(limits: Limits, devices: Mapping[str, str], before: Limits | None = N
     return out
 
 
-def _refuse(limits: Limits) -> None:
-    if limits.memory_high is not None:
+def _refuse(limits: Limits, offers: Callable[[str], bool]) -> None:
+    if limits.memory_high is not None and offers("memory"):
         raise UnsupportedError("limits.memory_high: cgroup version 1 has no memory.high", hint=_V2)
-    if limits.oom_group is not None:
+    if limits.oom_group is not None and offers("memory"):
         raise UnsupportedError("limits.oom_group: cgroup version 1 has no memory.oom.group", hint=_V2)
+    if not offers("io"):
+        return
     if limits.io_weight is not None:
         raise UnsupportedError("limits.io_weight: cgroup version 1 weighs no device here", hint=_V2)
     for path, rates in (limits.io or {}).items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import attrs
@@ -18,12 +18,16 @@ EVENT_FILES = ("memory.events", "pids.events", "cgroup.events")
 """The files that change, and so wake an inotify watch, when something worth telling happens."""
 
 
-def writes(limits: Limits, devices: Mapping[str, str]) -> list[Write]:
-    """The writes that put *limits* in force, in the order they must be made; *devices* names each io key "8:0"."""
+def writes(limits: Limits, devices: Mapping[str, str], offers: Callable[[str], bool]) -> list[Write]:
+    """The writes that put *limits* in force as far as a hierarchy *offers* their controllers, in their order.
+
+    *devices* names each io key "8:0".
+    """
     out: list[Write] = []
 
     def add(controller: str, file: str, value: object, field: str) -> None:
-        out.append(Write(controller, f"{controller}.{file}", str(value), field))
+        if offers(controller):
+            out.append(Write(controller, f"{controller}.{file}", str(value), field))
 
     if limits.memory is not None:
         add("memory", "max", limits.memory, "memory")
