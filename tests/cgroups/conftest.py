@@ -16,7 +16,7 @@ from creche.cgroups import Group, Place, Sub, find_place
 from creche.spec import Limits
 from needs import disk_folder, needs
 
-KINDS = ("v2", "systemd", "delegated", "hybrid", "v1")
+KINDS = ("v2", "systemd", "delegated", "container", "hybrid", "v1")
 
 
 @pytest.fixture(params=[pytest.param(kind, marks=needs(f"place-{kind}")) for kind in KINDS])

@@ -140,6 +140,17 @@ def test_a_word_that_is_no_place_is_refused() -> None:
             find_place({"CRECHE_CGROUP": word})
 
 
+def test_the_directory_may_be_named(place: Place) -> None:
+    two = [hierarchy for hierarchy in place.hierarchies if hierarchy.version == 2]
+    for hierarchy in two:
+        named = find_place({"CRECHE_CGROUP": hierarchy.folder})
+        assert named.hierarchies[0].folder == hierarchy.folder
+        assert named.controllers() == hierarchy.controllers
+        box = named.create("x", Limits())
+        assert box.unified is not None and box.unified.startswith(hierarchy.folder)
+        box.remove()
+
+
 def test_none_may_be_asked_for() -> None:
     place = find_place({"CRECHE_CGROUP": "none"})
     with pytest.raises(UnsupportedError, match="CRECHE_CGROUP is 'none'"):
