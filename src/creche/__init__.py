@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .errors import SpawnError as SpawnError
     from .errors import SpecError as SpecError
     from .errors import UnsupportedError as UnsupportedError
+    from .jobs.queue import JobQueue as JobQueue
     from .process import Process as Process
     from .results import Exit as Exit
     from .results import Reason as Reason
@@ -42,15 +43,17 @@ if TYPE_CHECKING:
     from .spec.security import SeccompRules as SeccompRules
     from .spec.security import Security as Security
     from .spec.spec import Spec as Spec
+    from .supervisor.childspec import ChildSpec as ChildSpec
+    from .supervisor.supervisor import Supervisor as Supervisor
 
 # Where each name lives: read when it is first used, so that `import creche` stays cheap.
 _HOMES = {
-    "Bind": "spec.filesystem", "CgroupError": "errors", "Container": "container", "CrecheError": "errors", "DevPts": "spec.filesystem",
+    "Bind": "spec.filesystem", "CgroupError": "errors", "ChildSpec": "supervisor.childspec", "Container": "container", "CrecheError": "errors", "DevPts": "spec.filesystem",
     "Directory": "spec.filesystem", "Exit": "results", "ExitError": "errors", "File": "spec.filesystem", "FileError": "errors",
-    "HostView": "spec.filesystem", "IdMap": "spec.identity", "Landlock": "spec.security", "Limits": "spec.limits", "Mqueue": "spec.filesystem",
+    "HostView": "spec.filesystem", "IdMap": "spec.identity", "JobQueue": "jobs.queue", "Landlock": "spec.security", "Limits": "spec.limits", "Mqueue": "spec.filesystem",
     "Namespaces": "spec.namespaces", "Overlay": "spec.filesystem", "Proc": "spec.filesystem", "Process": "process", "Reason": "results",
     "Result": "results", "SeccompRules": "spec.security", "Security": "spec.security", "SpawnError": "errors", "Spec": "spec.spec",
-    "SpecError": "errors", "Symlink": "spec.filesystem", "Sysfs": "spec.filesystem", "Tmpfs": "spec.filesystem",
+    "SpecError": "errors", "Supervisor": "supervisor.supervisor", "Symlink": "spec.filesystem", "Sysfs": "spec.filesystem", "Tmpfs": "spec.filesystem",
     "UnsupportedError": "errors", "Usage": "results", "run": "running",
 }  # fmt: skip
 
