@@ -29,6 +29,7 @@ class Results:
         self.why: dict[str, dict[str, str]] = defaultdict(dict)
         self.needs: dict[str, list[str]] = {}
         self.seconds: Counter[str] = Counter()
+        self.slow: list[tuple[float, str, str]] = []
         self.notes: dict[str, str] = {}
         for path in sorted(folder.glob("*.jsonl")):
             running: dict[str, str] = {}
@@ -49,6 +50,7 @@ class Results:
             self.note(place, record["test"], record["outcome"], record.get("reason", ""))
             self.needs.setdefault(record["test"], record.get("needs", []))
             self.seconds[place] += record.get("seconds", 0)
+            self.slow.append((record.get("seconds", 0), place, record["test"]))
 
     def note(self, place: str, test: str, outcome: str, reason: str) -> None:
         """A guest runs some tests as two users: of two outcomes the heavier one stands."""
@@ -105,6 +107,9 @@ def print_table(results: Results) -> None:
             print(f"\nSkipped as {place}:" if place in ("root", "user") else f"\nSkipped in {place}:")
             for reason, number in reasons.most_common():
                 print(f"  {number:5} {reason}")
+    print("\nSlowest:")
+    for seconds, place, test in sorted(results.slow, reverse=True)[:10]:
+        print(f"  {seconds:5.1f} s {place}: {test}")
     once = results.once()
     nowhere = sorted(test for test, outcome in once.items() if outcome == "skipped")
     if nowhere:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import shutil
@@ -10,9 +11,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+import anyio
 import pytest
 import uvloop
 
+import creche
 from leaks import nothing_left
 from needs import missing
 from results import Results, only
@@ -39,6 +42,13 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 def _libuv_is_awake() -> None:
     """libuv keeps a pipe for the whole process from its first loop on: made here, so that no test is blamed for it."""
     uvloop.new_event_loop().close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _creche_is_awake() -> None:
+    """What creche keeps for the whole process from its first start on (the init's program, a pidfd of us) is made here."""
+    with contextlib.suppress(creche.CrecheError):  # where nothing can be started, nothing is kept
+        anyio.run(creche.run, ["/usr/bin/true"])
 
 
 @pytest.fixture(scope="session", autouse=True)

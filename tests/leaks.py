@@ -29,6 +29,9 @@ ALONE = "CI" in os.environ
 
 SHARED_PLACES = ("/tmp", "/var/tmp", "/dev/shm", "/run", "/run/lock")
 # Kept for the whole process by those who own them: creche's spawners, trio's and libuv's idle workers.
+# Not ours: pytest's own folder and the one that every Java keeps. Ours, and there for good: where locks of ranges lie.
+KEPT_FILES = ("creche-tests-", "pytest-of-", "hsperfdata_")
+KEPT_FOLDERS = ("/run/creche",)
 KEPT_THREADS = ("creche", "Trio thread", "libuv-worker", "iou-")
 
 
@@ -93,7 +96,9 @@ def _descriptors() -> Iterator[str]:
             continue
         if target.startswith("/memfd:creche-init"):  # the init's program, sealed, once for the process
             continue
-        if target == "anon_inode:[pidfd]" and _of_ourselves(number):  # by which inits know that we live: once, too
+        if target == "anon_inode:[pidfd]" and _of_ourselves(
+            number
+        ):  # by which inits know that we live: once, too
             continue
         yield f"{number} -> {target}"
 
@@ -151,12 +156,30 @@ def _files() -> Iterator[str]:
         except OSError:  # not there, or not for us
             continue
         for name in names:
-            if "creche" in name and not name.startswith("creche-tests-") and (folder == ours or ALONE):
-                yield os.path.join(folder, name)
+            path = os.path.join(folder, name)
+            if (
+                "creche" in name
+                and not name.startswith(KEPT_FILES)
+                and path not in KEPT_FOLDERS
+                and (folder == ours or ALONE)
+            ):
+                yield path
 
 
 def _cgroups() -> Iterator[str]:
     for folder, names, _ in os.walk("/sys/fs/cgroup"):
         for name in names:
-            if "creche" in name and (ALONE or str(os.getpid()) in name):
+            if "creche" in name and _may_be_ours(name):
                 yield os.path.join(folder, name)
+
+
+def _may_be_ours(cgroup: str) -> bool:
+    """By the supervisor's pid, which is in the name: ours, of a child of ours, or (where we are alone) of a dead one."""
+    pid = next((part for part in cgroup.split("-") if part.isdigit()), "")
+    ours = str(os.getpid())
+    while pid not in ("", "0", "1", ours):
+        try:
+            pid = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[1]
+        except (FileNotFoundError, ProcessLookupError):
+            return ALONE
+    return pid == ours or (pid == "" and ALONE)
