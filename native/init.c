@@ -99,10 +99,12 @@ static void forget_plan(const struct creche_request *request, const void *plan)
 		sys2(__NR_munmap, plan, request->size);
 }
 
+static unsigned held; /* descriptors that came ahead of their request, for which one message has no room */
+
 static void fill_slots(const int *fds, long count)
 {
 	for (long i = 0; i < count; i++)
-		slot_put(&ctx, CRECHE_SLOT_PASSED + (unsigned)i, fds[i]);
+		slot_put(&ctx, CRECHE_SLOT_PASSED + held + (unsigned)i, fds[i]);
 }
 
 static void empty_slots(int all)
@@ -345,6 +347,11 @@ static void obey(void)
 	if (first > count)
 		leave(1);
 	fill_slots(fds + first, count - first);
+	if (request.type == CRECHE_HOLD && !first) {
+		held += (unsigned)count;
+		return;
+	}
+	held = 0;
 	if (request.type == CRECHE_SETUP || request.type == CRECHE_RUN) {
 		plan = plan_of(&request, n, first ? fds[0] : -1);
 		if (!plan)

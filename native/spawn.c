@@ -375,11 +375,20 @@ static long parents_half(creche_job *job)
 		job->slots[i] = -1;
 	memcpy(fds, job->setup.fds.list, count * sizeof(int));
 	r = run_plan(&c, &job->parent, job->parent.fds.list, job->parent.fds.count);
-	for (unsigned i = IDMAPPED; i < CRECHE_SLOTS && count < CRECHE_MAX_FDS; i++)
-		if (job->slots[i] >= 0)
-			fds[count++] = job->slots[i];
-	if (r >= 0)
-		r = send_request(job->socket, &request, 0, 0, fds, init ? 0 : count, 0);
+	if (r >= 0 && init)
+		r = send_request(job->socket, &request, 0, 0, 0, 0, 0);
+	for (unsigned i = IDMAPPED; i < CRECHE_SLOTS && r >= 0; i++) {
+		if (job->slots[i] < 0)
+			continue;
+		if (count == CRECHE_MAX_FDS) { /* more than a message can hold: unix(7), SCM_MAX_FD */
+			request.type = CRECHE_HOLD;
+			r = init ? send_request(job->socket, &request, 0, 0, fds, count, 0) : -E2BIG;
+			count = 0;
+		}
+		fds[count++] = job->slots[i];
+	}
+	if (r >= 0 && !init)
+		r = send_request(job->socket, &request, 0, 0, fds, count, 0);
 	if (r >= 0 && init) {
 		request.type = CRECHE_SETUP;
 		r = send_request(job->socket, &request, job->setup.blob, job->setup.size, fds, count, 0);

@@ -278,7 +278,7 @@ class Mounts:
 
     def base(self) -> None:
         """/proc, /dev, /tmp where the Spec does not mount something of its own there."""
-        taken = {mount.target for mount in self.spec.mounts if not isinstance(mount, Symlink)}
+        taken = {mount.target or "" for mount in self.spec.mounts if not isinstance(mount, Symlink)}
         if self.spec.rootfs is None:
             if self.spec.namespaces.pid is True and "/proc" not in taken:
                 self._proc(Proc(), "namespaces.pid")
@@ -417,6 +417,8 @@ class Mounts:
                 self.build.append(st.Mask(slot=stage, text=path, text2="empty", text3="nothing", blame="security.masked_paths"))
         for path in readonly:
             self.build.append(st.ReadOnly(text=path, blame="security.readonly_paths"))
+        if self.spec.rootfs is None and self._stage is not None:
+            self.build.append(st.Unstage(slot=self._stage))  # there is no old root to go with
 
 
 def _flags(mount: Bind | Tmpfs) -> int:
