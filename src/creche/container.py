@@ -9,25 +9,28 @@ import signal as _signal
 import tempfile
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import Callable, Generator
 from itertools import count
 from typing import Any, Self
 
 import anyio
-import attrs
 
 from . import commands, ranges
 from .cgroups.group import Group, Sub
+from .cgroups.notify import Watch
+from .cgroups.values import Events
 from .channel import Channel
 from .errors import CrecheError, SpawnError, SpecError
 from .hostview import listing
 from .lifecycle import Action, Event, State, step
+from .limited import Limited
 from .machine import Machine, probe
+from .place import Place
 from .plan.compile import Context, Plan, compile, needs_scratch
 from .plan.ids import outside, wants_range
 from .plumbing import Plumbing
 from .process import Process
-from .results import Exit, Reason, Result, Usage
+from .results import Exit, Reason, Usage
 from .spawn import RUNNING, Job, reap
 from .spec.limits import Limits
 from .spec.spec import Spec
@@ -41,7 +44,7 @@ __all__ = ["Container"]
 _ids = count(1)
 
 
-class Container:
+class Container(Place, Limited):
     """What a Spec describes, alive: an async context manager, and something that can be awaited.
 
     ``async with Container(spec) as box`` starts it and gives it when its main command has been executed; leaving the
@@ -77,6 +80,8 @@ class Container:
         self._began = 0.0
         self._exit: Exit | None = None
         self._reap_lock: anyio.Lock | None = None
+        self._watches: list[Watch] = []
+        self._last_events: Events | None = None
 
     # ---- what it is ----
 
@@ -298,11 +303,19 @@ class Container:
         if self._channel is None:
             raise CrecheError(f"the container can't be waited for: {self._state.value}")
         while True:
-            await self._channel.until(done, lambda: process._grace_ends)
+            spent = self._cpu_alarm()
+            await self._channel.until(done, lambda: _earlier(process._grace_ends, spent))  # noqa: B023
             if done() or self._channel.ended:
                 return
+            self._alarm(process)
+
+    def _alarm(self, process: Process) -> None:
+        """A time has come: a grace is over, or (perhaps) all processor time used."""
+        if process._grace_ends is not None and time.monotonic() >= process._grace_ends:
             process._grace_ends = None
             process._kill(Reason.KILLED, "terminate(), after its grace")
+        if self._cpu_spent():
+            self._kill(Reason.TIMEOUT, limit="limits.cpu_time", value=self.spec.limits.cpu_time)
 
     # ---- ending ----
 
@@ -315,7 +328,7 @@ class Container:
                 main = self._main
                 await self._until(lambda: main._exit is not None, main)
             elif self._channel is not None and self.spec.has_init:
-                await self._channel.until(lambda: False)
+                await self._until(lambda: False, self._processes[1])
             await self._gone()
         assert self._exit is not None
         return self._exit
@@ -337,14 +350,14 @@ class Container:
                 self._buried(*found)
 
     async def _readable(self) -> None:
-        main = self._main
-        at = main._grace_ends if main is not None else None
-        with anyio.move_on_after(None if at is None else max(0.0, at - time.monotonic())), contextlib.suppress(anyio.ClosedResourceError):
+        at = _earlier(self._processes[1]._grace_ends, self._cpu_alarm())
+        with (
+            anyio.move_on_after(None if at is None else max(0.0, at - time.monotonic())),
+            contextlib.suppress(anyio.ClosedResourceError),  # nudged: a grace was set
+        ):
             await anyio.wait_readable(self._pidfd)
             return
-        if main is not None and main._grace_ends is not None and time.monotonic() >= main._grace_ends:
-            main._grace_ends = None
-            self._kill(Reason.KILLED, "terminate(), after its grace")
+        self._alarm(self._processes[1])
 
     def _buried(self, status: int, used: tuple[int, ...]) -> None:
         """All is dead: the last messages are in the socket, and the commands that sent none died with the init."""
@@ -359,13 +372,18 @@ class Container:
                 process._ended(status if alone else None, usage, self._oom_kills())
         for ident in list(self._subs):
             self._leave(ident)
+        if self._group is not None and self._watches:
+            with contextlib.suppress(CrecheError):
+                self._last_events = self._group.events()
+        for watch in list(self._watches):
+            watch.close()
         main = self._main
         if main is not None and main._exit is not None:
             self._exit = self._measured(main._exit)
         else:
             place = self._processes[1]
             reason = place._killing or Reason.LOST
-            self._exit = self._measured(Exit(None, _signal.SIGKILL, reason, usage, detail={"duration": usage.wall}))
+            self._exit = self._measured(Exit(None, int(_signal.SIGKILL), reason, usage, detail={"duration": usage.wall}))
         if self._state is State.RUNNING:
             self._move(Event.GONE)
         if self._channel is not None:
@@ -463,159 +481,15 @@ class Container:
         """Send the main command a signal. Raises ValueError for no signal; nothing where it has ended."""
         (self._main or self._processes.get(1) or _Nobody()).send_signal(signal)
 
-    # ---- more commands ----
-
-    def open(self, command: Any, **fields: Any) -> contextlib.AbstractAsyncContextManager[Process]:
-        """Start another command in it: an async context manager that gives a Process, killed when the block is left.
-
-        `fields` are the Spec's of a command: env (added to the Spec's), inherit_env, cwd, user, groups, stdin, stdout, stderr, tty,
-        pass_fds, rlimits, umask, nice, oom_score_adj, limits. Raises as the start of a container does.
-        """
-        return self._opened(command, fields)
-
-    @contextlib.asynccontextmanager
-    async def _opened(self, command: Any, fields: dict[str, Any]) -> AsyncIterator[Process]:
-        process = await self._launch(command, fields)
-        try:
-            yield process
-        finally:
-            await process.aclose()
-            self._processes.pop(process._ident, None)
-
-    async def run(
-        self, command: Any, *, input: bytes | None = None, timeout: float | None = None, max_output: int | None = 16 << 20,  # noqa: A002
-        on_overflow: str = "kill", check: bool = False, **fields: Any,
-    ) -> Result:  # fmt: skip
-        """Run another command in it to its end: a Result, as of `creche.run`."""
-        from .running import run_in
-
-        return await run_in(self, command, input, timeout, max_output, on_overflow, check, fields)
-
-    async def _launch(self, command: Any, fields: dict[str, Any]) -> Process:
-        if self._state is not State.RUNNING or self._channel is None or not self.spec.has_init:
-            why = self._state.value if self.spec.has_init else "it has no init of ours to start commands"
-            raise CrecheError(f"the container can't run a command: {why}")
-        spec = commands.derive(self.spec, command, fields)
-        plumbing = Plumbing(spec)
-        ident, self._next = self._next, self._next + 1
-        process = self._processes[ident] = Process(self, ident, spec.command or (), plumbing)
-        try:
-            cgroup_fds = self._enter(ident, spec.limits if fields.get("limits") else None)
-            await self._execute(process, spec, plumbing, cgroup_fds, main=False)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._abandon(process)
-            raise
-        return process
-
-    async def _abandon(self, process: Process) -> None:
-        """A command whose start failed or was cancelled: it may be on its way still, and must not outlive this."""
-        assert self._channel is not None
-        if process.sent and process._ident not in self._answers:
-            await self._channel.until(lambda: process.started or process._ident in self._answers)
-            if process.started:
-                process._kill(Reason.KILLED, "a cancellation")
-                await self._channel.until(lambda: process._exit is not None)
-        self._answers.pop(process._ident, None)
-        self._leave(process._ident)
-        self._processes.pop(process._ident, None)
-        process._close()
-
-    async def _execute(self, process: Process, spec: Spec, plumbing: Plumbing, cgroup_fds: list[int], *, main: bool) -> None:
-        """Look the user up inside, compile the command and have the init start it."""
-        assert self._plan is not None and self._machine is not None and self._channel is not None
-        account = commands.account(spec, self._machine, self._plan) or await commands.look_up(spec, self._plan, self._read)
-        if self._plan.who.private:
-            self._give(plumbing, self._plan, account.uid, account.gid)
-        context = attrs.evolve(self._context, command_cgroups=len(cgroup_fds))
-        steps = commands.steps(spec, self._machine, self._plan, account, context)
-        flags = (control.RUN_MAIN if main else 0) | (control.RUN_PTY if spec.tty else 0)
-        rows, columns = spec.tty or (0, 0)
-        process.sent = True
-        try:
-            await self._channel.send(
-                control.RUN, process._ident, flags=flags, a=rows, b=columns, blob=commands.encoded(steps), fds=[*plumbing.child, *cgroup_fds]
-            )
-        except BaseException:
-            process.sent = False
-            raise
-        plumbing.sent()
-        await self._channel.until(lambda: process.started or process.failure is not None)
-        if process.failure is not None:
-            raise error_of(process.failure, spec, self._plan, tuple(steps), commands.why)
-        if not process.started:
-            await self._gone()
-            raise CrecheError("the container ended before the command could start")
-
-    # ---- files, terminal, limits ----
-
-    async def _open_file(self, path: str, flags: int, mode: int = 0) -> int:
-        """Open a file by way of the init, resolved inside the container's root; OSError where that can't be."""
-        if self._state not in (State.RUNNING, State.STARTING) or self._channel is None or not self.spec.has_init:
-            raise CrecheError(f"the container's files can't be reached: {self._state.value}")
-        ident, self._next = self._next, self._next + 1
-        await self._channel.send(control.OPEN_FILE, ident, number=flags, a=mode, blob=os.fsencode(path))
-        try:
-            await self._channel.until(lambda: ident in self._answers)
-        except BaseException:
-            self._answers.setdefault(ident, (0, []))  # closed with the container when it comes
-            raise
-        if ident not in self._answers:
-            raise CrecheError("the container ended before its file could be opened")
-        status, fds = self._answers.pop(ident)
-        if status < 0 or not fds:
-            raise OSError(-status, os.strerror(-status), path)
-        return fds[0]
-
-    async def _read(self, path: str, limit: int) -> bytes:
-        fd = await self._open_file(path, os.O_RDONLY)
-        try:
-            return commands.read_regular(fd, path, limit)
-        finally:
-            os.close(fd)
-
-    async def put(self, path: str | os.PathLike[str], content: bytes | str | os.PathLike[str], *, mode: int = 0o644) -> None:
-        """Write a file inside: `content` is bytes, or the path of a file of the host. Raises FileError."""
-        from .files import put
-
-        await put(self._open_file, os.fspath(path), content, mode)
-
-    async def get(self, path: str | os.PathLike[str], *, max_bytes: int = 64 << 20) -> bytes:
-        """The bytes of a regular file inside, `max_bytes` at most. Raises FileError."""
-        from .files import get
-
-        return await get(self._open_file, os.fspath(path), max_bytes)
-
     def resize(self, rows: int, columns: int) -> None:
         """Give the main command's terminal another size; it gets SIGWINCH."""
         if self.spec.tty is None or self.stdout is None:
             raise CrecheError("the container has no terminal: give Spec(tty=True)")
         commands.resize(self.stdout.fileno(), rows, columns)
 
-    def _limited(self) -> Group:
-        if self._group is None:
-            raise CrecheError("the container has no cgroup: give the Spec limits (such as Limits(pids=1000))")
-        return self._group
 
-    async def stats(self) -> Any:
-        """What it uses now: a `creche.cgroups` Stats. Needs limits in its Spec."""
-        return self._limited().stats()
-
-    async def update(self, limits: Limits) -> None:
-        """Change its limits, wholly or (rolled back) not at all. Raises CgroupError, UnsupportedError."""
-        self._limited().update(limits)
-
-    async def freeze(self) -> None:
-        """Stop every process in it, until `thaw`."""
-        group = self._limited()
-        group.freeze()
-        await group.wait_frozen()
-
-    async def thaw(self) -> None:
-        """Let them go on."""
-        group = self._limited()
-        group.thaw()
-        await group.wait_frozen(False)
+def _earlier(one: float | None, other: float | None) -> float | None:
+    return other if one is None else one if other is None else min(one, other)
 
 
 class _Nobody:

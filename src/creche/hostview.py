@@ -101,7 +101,8 @@ def _read() -> HostListing:
 
 def _kernel_files() -> tuple[frozenset[str], frozenset[str]]:
     """What is in /proc beside processes, by whether others than its owner, the host's root, may read or enter it."""
-    readable, closed = set(), set()
+    readable: set[str] = set()
+    closed: set[str] = set()
     try:
         with os.scandir("/proc") as entries:
             for entry in entries:

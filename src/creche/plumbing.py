@@ -46,6 +46,7 @@ class Plumbing:
                     given[name] = _number(own, name)
                 elif not isinstance(value, str):
                     given[name] = _number(value, name)
+        name = "stdin"
         try:
             if spec.tty is None:
                 for name in ("stdin", "stdout", "stderr"):

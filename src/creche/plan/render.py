@@ -86,7 +86,7 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "backslashreplace")
 
 
-def _shown(value: bytes, longest: int = 60) -> str:
+def _shown(value: bytes, longest: int = 160) -> str:
     """Text on one line, without what would move a terminal's cursor."""
     text = "".join(
         char if char.isprintable() else f"\\x{ord(char):02x}"
@@ -119,6 +119,7 @@ class _Namer:
 
     def given(self, plan: Plan) -> None:
         """A command's message brings descriptors of its own: standard ones, passed ones, its cgroup's."""
+        self._names = {slot: name for slot, name in self._names.items() if slot < st.PASSED}
         for index, descriptor in enumerate(plan.descriptors):
             self._names[st.PASSED + index] = "a pipe" if descriptor.pipe else "a descriptor of ours"
 
@@ -212,6 +213,11 @@ def _descriptors(step: st.Step, namer: _Namer) -> tuple[str, str]:
     return "dup3", moved + (", 0 its controlling terminal" if step.a else "")
 
 
+def _pty(step: st.Step, namer: _Namer) -> tuple[str, str]:
+    namer._names[step.slot] = "its terminal"
+    return "openat2", "a terminal from the container's own devpts"
+
+
 def _rlimit(step: st.Step, namer: _Namer) -> tuple[str, str]:
     soft, hard = ("unlimited" if value == _UNLIMITED else str(value) for value in (step.a, step.b))
     name = _RESOURCES[step.slot] if step.slot < len(_RESOURCES) else str(step.slot)
@@ -278,7 +284,7 @@ def _by_opcode() -> Iterator[tuple[str, Callable[[st.Step, _Namer], tuple[str, s
         st.Close: _simple("close", lambda s, n: n.name(s.slot)),
         st.Keep: _simple("keep", lambda s, n: "the lock of its range of ids" if s.slot == st.HELD else n.name(s.slot)),
         st.SetSid: _simple("setsid", lambda s, n: "a session of its own"),
-        st.Pty: _simple("openat2", lambda s, n: "a terminal from the container's own devpts"),
+        st.Pty: _pty,
         st.Own: _simple("fchown", lambda s, n: f"{n.name(s.slot)} to {s.a}:{s.b}"),
         st.Umask: _simple("umask", lambda s, n: f"{s.a:03o}"),
         st.Nice: _simple("setpriority", lambda s, n: str(s.a)),

@@ -111,8 +111,8 @@ def _explain(failure: Failure, step: st.Step, spec: Spec, plan: Plan, text: str,
     if isinstance(step, (st.FsMount, st.FsString, st.FsFd, st.FsFlag, st.FsOpen, st.OverlayOld)):
         return _filesystem(failure, step, text, why)
     if isinstance(step, st.Map):
-        hint = "ids outside must be your own, or root must write them" if error == e.EPERM else "each id may be mapped once, at most 340 lines"
-        return f"{field}: the kernel refused {_text(step)}: {said}", hint
+        what = "ids outside must be your own, or root must write them" if error == e.EPERM else "each id may be mapped once, at most 340 lines"
+        return f"{field}: the kernel refused {_text(step)}: {said}", what
     if isinstance(step, (st.User, st.Groups)):
         return f"{field}: {said}", "the ids must be mapped in the container: widen uid_map and gid_map"
     if isinstance(step, st.Descriptors):
@@ -122,6 +122,7 @@ def _explain(failure: Failure, step: st.Step, spec: Spec, plan: Plan, text: str,
         return f"{field}: {said}", "a hard limit can be raised by a privileged caller alone: give one that is not above your own (ulimit -H)"
     if isinstance(step, st.Nice):
         return f"{field}: {said}", "a value below the caller's own needs CAP_SYS_NICE outside"
+    hint: str | None
     if isinstance(step, st.Write):
         hint = None
         if error == e.ENOENT:
@@ -206,7 +207,7 @@ def _target(failure: Failure, step: st.Step, spec: Spec) -> tuple[str, str | Non
 def _filesystem(failure: Failure, step: st.Step, text: str, why: Why) -> tuple[str, str | None]:
     said = f"{_said(failure)}{': the file system says ' + repr(text) if failure.detail == LOG and text else ''}"
     field, error = step.blame, failure.errno
-    hint = None
+    hint: str | None = None
     if field.endswith(("upper", "work")) or "upper" in text or "work" in text:
         hint = "upper and work must lie on one file system that stores extended attributes (not overlayfs, nfs or vfat)"
     elif error == e.ENODEV:

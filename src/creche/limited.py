@@ -1,0 +1,153 @@
+"""A container's limits and figures while it lives: what its cgroup tells, and what can be changed in it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import anyio
+from attrs import frozen
+
+from .errors import CrecheError
+
+if TYPE_CHECKING:
+    from .cgroups import Events, ProcessFigures, Stats
+    from .cgroups.group import Group
+    from .cgroups.notify import Watch
+    from .results import Exit
+    from .spec.limits import Limits
+    from .spec.spec import Spec
+
+__all__ = ["BoxEvent", "Limited"]
+
+
+@frozen
+class BoxEvent:
+    """Something that the kernel did to a container for its limits.
+
+    `kind` is a counter of memory.events or pids.events (cgroup-v2.rst): "oom_kill" (a process was taken), "oom" (the limit was reached
+    and nothing could be reclaimed), "high" (memory_high held it back), "max", "pids_max" (a fork was refused). `count` is by how much
+    it rose, `total` what it is now, `limit` the Spec's field.
+    """
+
+    kind: str
+    count: int
+    total: int
+    limit: str
+
+
+_KINDS = {
+    "oom_kill": "limits.memory", "oom": "limits.memory", "oom_group_kill": "limits.memory", "max": "limits.memory",
+    "high": "limits.memory_high", "pids_max": "limits.pids",
+}  # fmt: skip
+
+
+class Limited:
+    """The half of Container that has to do with cgroups; all of it needs limits in the Spec."""
+
+    if TYPE_CHECKING:
+        spec: Spec
+        _group: Group | None
+        _exit: Exit | None
+        _watches: list[Watch]
+        _last_events: Events | None
+
+        def _look(self) -> None: ...
+        async def wait(self) -> Exit: ...
+
+    def _limited(self) -> Group:
+        if self._group is None:
+            raise CrecheError("the container has no cgroup: give its Spec limits (such as Limits(pids=1000)), and use it in its block")
+        return self._group
+
+    async def stats(self) -> Stats:
+        """What it uses now; None in a figure that nothing counts here. Raises CgroupError."""
+        return self._limited().stats()
+
+    async def watch(self, interval: float = 1.0) -> AsyncIterator[Stats]:
+        """`stats()` every `interval` seconds, until it ends."""
+        while self._exit is None and self._group is not None:
+            yield self._group.stats()
+            await anyio.sleep(interval)
+            self._look()
+
+    async def processes(self) -> tuple[ProcessFigures, ...]:
+        """Each process in it, with the pid that the host sees."""
+        return self._limited().processes()
+
+    async def events(self) -> AsyncIterator[BoxEvent]:
+        """What the kernel does to it for its limits, as it happens; ends with the container.
+
+        The kernel gives at most one notice in 10 ms, so a rise may be by more than one (`count`).
+        """
+        from .cgroups.notify import watch
+
+        group = self._limited()
+        seen = group.events()
+        with watch(group) as changes:
+            self._watches.append(changes)
+            try:
+                while True:
+                    over = self._exit is not None
+                    now = self._last_events or seen if over else group.events()
+                    for event in _rises(seen, now):
+                        yield event
+                    seen = now
+                    if over:
+                        return
+                    await self._change(changes)
+            finally:
+                self._watches.remove(changes)
+
+    async def _change(self, changes: Watch) -> None:
+        """Wait for the watch, or for the container's end, which closes it."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.wait)
+            with contextlib.suppress(anyio.ClosedResourceError):
+                await changes.changed()
+            tasks.cancel_scope.cancel()
+
+    async def update(self, limits: Limits) -> None:
+        """Change the limits that are given, wholly or (rolled back) not at all. Raises CgroupError, UnsupportedError."""
+        self._limited().update(limits)
+
+    async def freeze(self) -> None:
+        """Stop every process in it, until `thaw`; the init goes on, so the container still ends with its supervisor."""
+        group = self._limited()
+        group.freeze()
+        await group.wait_frozen()
+
+    async def thaw(self) -> None:
+        """Let them go on."""
+        group = self._limited()
+        group.thaw()
+        await group.wait_frozen(False)
+
+    # ---- limits.cpu_time: no knob of the kernel's, so whoever waits looks at the clock ----
+
+    def _cpu_alarm(self) -> float | None:
+        """The earliest moment (of time.monotonic) at which its processor time could be used up; None without that limit."""
+        limit = self.spec.limits.cpu_time
+        if limit is None or self._group is None or self._exit is not None:
+            return None
+        usage = self._group.cpu_usage()
+        left = limit - (usage.total if usage is not None else 0.0)
+        return time.monotonic() + max(left / (os.cpu_count() or 1), 0.002 if left > 0 else 0.0)
+
+    def _cpu_spent(self) -> bool:
+        limit = self.spec.limits.cpu_time
+        if limit is None or self._group is None:
+            return False
+        usage = self._group.cpu_usage()
+        return usage is not None and usage.total >= limit
+
+
+def _rises(before: Events, now: Events) -> list[BoxEvent]:
+    return [
+        BoxEvent(kind, getattr(now, kind) - getattr(before, kind), getattr(now, kind), field)
+        for kind, field in _KINDS.items()
+        if getattr(now, kind) > getattr(before, kind)
+    ]

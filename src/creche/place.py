@@ -1,0 +1,169 @@
+"""A container as a place: more commands in it, and files in and out, by way of its init."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+import attrs
+
+from . import commands
+from .errors import CrecheError
+from .lifecycle import State
+from .plumbing import Plumbing
+from .process import Process
+from .results import Reason, Result
+from .wire import control
+from .wire.failure import error_of
+
+if TYPE_CHECKING:
+    from .channel import Channel
+    from .container import Container
+    from .machine import Machine
+    from .plan.compile import Context, Plan
+    from .spec.limits import Limits
+    from .spec.spec import Spec
+
+__all__ = ["Place"]
+
+
+class Place:
+    """The half of Container that its users talk to once it runs; it needs an init of ours (`Spec.has_init`)."""
+
+    if TYPE_CHECKING:
+        spec: Spec
+        _state: State
+        _channel: Channel | None
+        _plan: Plan | None
+        _machine: Machine | None
+        _context: Context
+        _processes: dict[int, Process]
+        _answers: dict[int, tuple[int, list[int]]]
+        _next: int
+
+        def _enter(self, ident: int, limits: Limits | None) -> list[int]: ...
+        def _leave(self, ident: int) -> None: ...
+        def _give(self, plumbing: Plumbing, plan: Plan, uid: int, gid: int) -> None: ...
+        async def _gone(self) -> None: ...
+
+    def open(self, command: Any, **fields: Any) -> contextlib.AbstractAsyncContextManager[Process]:
+        """Start another command in it: an async context manager that gives a Process, killed when the block is left.
+
+        `fields` are the Spec's of a command: env (added to the Spec's), inherit_env, cwd, user, groups, stdin, stdout, stderr, tty,
+        pass_fds, rlimits, umask, nice, oom_score_adj, limits. Raises as the start of a container does.
+        """
+        return self._opened(command, fields)
+
+    @contextlib.asynccontextmanager
+    async def _opened(self, command: Any, fields: dict[str, Any]) -> AsyncIterator[Process]:
+        process = await self._launch(command, fields)
+        try:
+            yield process
+        finally:
+            await process.aclose()
+            self._processes.pop(process._ident, None)
+
+    async def run(
+        self, command: Any, *, input: bytes | None = None, timeout: float | None = None, max_output: int | None = 16 << 20,
+        on_overflow: str = "kill", check: bool = False, **fields: Any,
+    ) -> Result:  # fmt: skip
+        """Run another command in it to its end: a Result, as of `creche.run`."""
+        from .running import run_in
+
+        return await run_in(cast("Container", self), command, input, timeout, max_output, on_overflow, check, fields)
+
+    async def _launch(self, command: Any, fields: dict[str, Any]) -> Process:
+        if self._state is not State.RUNNING or self._channel is None or not self.spec.has_init:
+            why = self._state.value if self.spec.has_init else "it has no init of ours to start commands"
+            raise CrecheError(f"the container can't run a command: {why}")
+        spec = commands.derive(self.spec, command, fields)
+        plumbing = Plumbing(spec)
+        ident, self._next = self._next, self._next + 1
+        process = self._processes[ident] = Process(cast("Container", self), ident, spec.command or (), plumbing)
+        try:
+            cgroup_fds = self._enter(ident, spec.limits if fields.get("limits") else None)
+            await self._execute(process, spec, plumbing, cgroup_fds, main=False)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._abandon(process)
+            raise
+        return process
+
+    async def _abandon(self, process: Process) -> None:
+        """A command whose start failed or was cancelled: it may be on its way still, and must not outlive this."""
+        assert self._channel is not None
+        if process.sent and process._ident not in self._answers:
+            await self._channel.until(lambda: process.started or process._ident in self._answers)
+            if process.started:
+                process._kill(Reason.KILLED, "a cancellation")
+                await self._channel.until(lambda: process._exit is not None)
+        self._answers.pop(process._ident, None)
+        self._leave(process._ident)
+        self._processes.pop(process._ident, None)
+        process._close()
+
+    async def _execute(self, process: Process, spec: Spec, plumbing: Plumbing, cgroup_fds: list[int], *, main: bool) -> None:
+        """Look the user up inside, compile the command and have the init start it."""
+        assert self._plan is not None and self._machine is not None and self._channel is not None
+        account = commands.account(spec, self._machine, self._plan) or await commands.look_up(spec, self._plan, self._read)
+        if self._plan.who.private:
+            self._give(plumbing, self._plan, account.uid, account.gid)
+        context = attrs.evolve(self._context, command_cgroups=len(cgroup_fds))
+        steps = commands.steps(spec, self._machine, self._plan, account, context)
+        flags = (control.RUN_MAIN if main else 0) | (control.RUN_PTY if spec.tty else 0)
+        rows, columns = spec.tty or (0, 0)
+        process.sent = True
+        try:
+            await self._channel.send(
+                control.RUN, process._ident, flags=flags, a=rows, b=columns, blob=commands.encoded(steps), fds=[*plumbing.child, *cgroup_fds]
+            )
+        except BaseException:
+            process.sent = False
+            raise
+        plumbing.sent()
+        await self._channel.until(lambda: process.started or process.failure is not None)
+        if process.failure is not None:
+            raise error_of(process.failure, spec, self._plan, tuple(steps), commands.why)
+        if not process.started:
+            await self._gone()
+            raise CrecheError("the container ended before the command could start")
+
+    async def _open_file(self, path: str, flags: int, mode: int = 0) -> int:
+        """Open a file by way of the init, resolved inside the container's root; OSError where that can't be."""
+        if self._state not in (State.RUNNING, State.STARTING) or self._channel is None or not self.spec.has_init:
+            raise CrecheError(f"the container's files can't be reached: {self._state.value}")
+        ident, self._next = self._next, self._next + 1
+        await self._channel.send(control.OPEN_FILE, ident, number=flags, a=mode, blob=os.fsencode(path))
+        try:
+            await self._channel.until(lambda: ident in self._answers)
+        except BaseException:
+            self._answers.setdefault(ident, (0, []))  # closed with the container when it comes
+            raise
+        if ident not in self._answers:
+            raise CrecheError("the container ended before its file could be opened")
+        status, fds = self._answers.pop(ident)
+        if status < 0 or not fds:
+            raise OSError(-status, os.strerror(-status), path)
+        return fds[0]
+
+    async def _read(self, path: str, limit: int) -> bytes:
+        fd = await self._open_file(path, os.O_RDONLY)
+        try:
+            return commands.read_regular(fd, path, limit)
+        finally:
+            os.close(fd)
+
+    async def put(self, path: str | os.PathLike[str], content: bytes | str | os.PathLike[str], *, mode: int = 0o644) -> None:
+        """Write a file inside: `content` is bytes, or the path of a file of the host. Raises FileError."""
+        from .files import put
+
+        await put(self._open_file, os.fspath(path), content, mode)
+
+    async def get(self, path: str | os.PathLike[str], *, max_bytes: int = 64 << 20) -> bytes:
+        """The bytes of a regular file inside, `max_bytes` at most. Raises FileError."""
+        from .files import get
+
+        return await get(self._open_file, os.fspath(path), max_bytes)
