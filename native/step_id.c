@@ -59,9 +59,22 @@ STEP(CAPABILITIES)
 	struct __user_cap_data_struct data[2];
 	uint32_t low = (uint32_t)s->a, high = (uint32_t)(s->a >> 32);
 	long r;
+	int may_drop;
 
 	(void)c;
-	for (int i = 0; i < 64; i++) {
+	/* A change of ids leaves them permitted at most (KEEP_CAPS), but what follows looks at the effective ones. */
+	r = sys2(__NR_capget, &header, data);
+	if (r < 0)
+		return r;
+	data[0].effective = data[0].permitted;
+	data[1].effective = data[1].permitted;
+	r = sys2(__NR_capset, &header, data);
+	if (r < 0)
+		return r;
+	/* A caller without power may not drop from the bounding set; with no_new_privs, which then must follow, that set gives
+	   nothing to anybody (capabilities(7), execve(2)). */
+	may_drop = data[0].effective >> CAP_SETPCAP & 1 || !(s->flags & CRECHE_NO_ROOT);
+	for (int i = 0; may_drop && i < 64; i++) {
 		if (s->a >> i & 1)
 			continue;
 		r = sys5(__NR_prctl, PR_CAPBSET_DROP, i, 0, 0, 0);
@@ -70,7 +83,7 @@ STEP(CAPABILITIES)
 		if (r < 0)
 			return r;
 	}
-	if (s->flags & CRECHE_NO_ROOT) {
+	if (may_drop && s->flags & CRECHE_NO_ROOT) {
 		r = sys5(__NR_prctl, PR_SET_SECUREBITS,
 			 SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_KEEP_CAPS_LOCKED, 0, 0, 0);
 		if (r < 0)
