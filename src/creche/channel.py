@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
 import struct
@@ -19,6 +21,7 @@ __all__ = ["Channel"]
 _CREDENTIALS = struct.Struct("=3i")
 _ROOM = socket.CMSG_SPACE(8 * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
 _CLOEXEC = 0x4000_0000  # MSG_CMSG_CLOEXEC, recvmsg(2)
+_AT_ONCE = 256  # messages that are handled before others on the loop have their turn
 
 
 class Channel:
@@ -32,22 +35,23 @@ class Channel:
         self._handle = handle
         self._reading = False
         self._changed: anyio.Event | None = None
+        self._turn: anyio.Lock | None = None
         self.ended = False  #: the other end is gone, or has sent what no init of ours sends
-        self.broken = False
+        self.broken = False  #: the latter
         ours.setblocking(False)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # a pid that the kernel translates: unix(7)
 
-    def drain(self) -> None:
-        """Handle every message that is there now."""
-        handled = False
-        while not self.ended:
+    def drain(self, most: int = _AT_ONCE) -> None:
+        """Handle the messages that are there now, at most so many."""
+        handled = 0
+        while not self.ended and handled < most:
             try:
                 data, ancillary, flags, _ = self._socket.recvmsg(REPLY_SIZE + 1, _ROOM, _CLOEXEC)
-            except BlockingIOError:
+            except (BlockingIOError, InterruptedError):
                 break
             except ConnectionResetError:
                 continue  # it left something unread; what it said before that is still to come, and then the end
-            handled = True
+            handled += 1
             fds: list[int] = []
             pid = 0
             for level, kind, content in ancillary:
@@ -56,21 +60,25 @@ class Channel:
                 elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
                     pid = _CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0]
             reply = control.decode(data)
-            if reply is None or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            if reply is None or flags & socket.MSG_TRUNC:
                 for fd in fds:
                     os.close(fd)
                 self.ended = True
                 self.broken = bool(data)
                 break
+            # Descriptors that we have no numbers for are cut off (MSG_CTRUNC): the handler misses them.
             self._handle(reply, fds, pid)
         if handled:
             self.wake()
 
     def wake(self) -> None:
-        """Let everyone who waits look again."""
+        """Let everyone who waits look again, the one who reads included: what it waits for may have been read already."""
         if self._changed is not None:
             self._changed.set()
             self._changed = None
+        if self._reading:
+            with contextlib.suppress(RuntimeError, anyio.NoEventLoopError):  # no loop runs here any more
+                anyio.notify_closing(self._socket)
 
     async def until(self, done: Callable[[], bool], alarm: Callable[[], float | None] = lambda: None) -> None:
         """Wait until `done()`, the channel has ended, or the time (of time.monotonic) that `alarm()` gives has come."""
@@ -97,33 +105,46 @@ class Channel:
             self._reading = False
             self.wake()
 
-    def nudge(self) -> None:
-        """Let everyone who waits look again, the one who reads included: an alarm was set."""
-        if self._reading:
-            anyio.notify_closing(self._socket)
-        self.wake()
-
-    async def send(self, kind: int, ident: int, *, flags: int = 0, number: int = 0, a: int = 0, b: int = 0, blob: bytes = b"", fds: list[int] | None = None) -> None:
-        """Send the init a request, waiting while its socket is full. Raises BrokenPipeError where it is gone."""
+    def post(self, kind: int, ident: int, *, number: int = 0, blob: bytes = b"", flags: int = 0, a: int = 0, b: int = 0, fds: list[int] | None = None) -> bool:
+        """Send the init a request without waiting: whether there was room. Raises OSError, BrokenPipeError where it is gone."""
+        if self.ended:
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         request = ffi.new("struct creche_request *")
         request.type, request.id, request.flags, request.number, request.a, request.b = kind, ident, flags, number, a, b
         fds = fds or []
-        while True:
-            result = lib.creche_send(self._socket.fileno(), request, blob, len(blob), fds, len(fds))
-            if result == 0:
-                return
-            if -result not in (11,):  # EAGAIN
-                raise OSError(-result, os.strerror(-result))
-            self.drain()  # the init may be waiting for us to read
-            await anyio.wait_writable(self._socket)
+        result = lib.creche_send(self._socket.fileno(), request, blob, len(blob), fds, len(fds))
+        if result and result != -errno.EAGAIN:
+            raise OSError(-result, os.strerror(-result))
+        return bool(result == 0)
+
+    async def send(self, kind: int, ident: int, *, number: int = 0, blob: bytes = b"", flags: int = 0, a: int = 0, b: int = 0, fds: list[int] | None = None) -> None:
+        """As `post`, waiting while its socket is full. Cancelled: nothing was sent."""
+
+        def sent() -> bool:
+            return self.post(kind, ident, number=number, blob=blob, flags=flags, a=a, b=b, fds=fds)
+
+        if sent():
+            return
+        if self._turn is None:
+            self._turn = anyio.Lock()
+        async with self._turn:  # one task alone may wait for a socket: anyio's BusyResourceError
+            while not sent():
+                await self._room()
+
+    async def _room(self) -> None:
+        """Wait until something may be sent; and read meanwhile, for the init may be waiting for us to do so."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self.until, lambda: False)
+            try:
+                await anyio.wait_writable(self._socket)
+            except anyio.ClosedResourceError:
+                pass  # nudged, or closed
+            tasks.cancel_scope.cancel()
 
     def close(self) -> None:
         """Close our end: the init ends with it."""
         self.ended = True
-        if self._socket.fileno() >= 0:
-            try:
-                anyio.notify_closing(self._socket)
-            except (RuntimeError, anyio.NoEventLoopError):
-                pass
-            self._socket.close()
+        with contextlib.suppress(RuntimeError, anyio.NoEventLoopError):
+            anyio.notify_closing(self._socket)
+        self._socket.close()
         self.wake()

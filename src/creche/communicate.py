@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections import deque
+import fcntl
 from collections.abc import Callable
 
 import anyio
@@ -12,72 +12,85 @@ from .streams import ReceiveStream, SendStream
 
 __all__ = ["Collector", "feed"]
 
+PART = 1 << 18  # bytes of one read
+
 
 class Collector:
-    """What one stream gave: all of it up to `limit` bytes, else its head and its tail, half of the limit each."""
+    """What one stream gave: all of it up to `limit` bytes, else its head and its tail, half of the limit each.
+
+    Holds little more than the limit, in however small pieces a guest writes.
+    """
 
     def __init__(self, stream: ReceiveStream | None, limit: int | None, overflow: Callable[[], None] | None) -> None:
         self._stream = stream
         self._limit = limit
         self._overflow = overflow
+        self._front = None if limit is None else limit // 2  # bytes of the head
         self._head = bytearray()
-        self._tail: deque[bytes] = deque()
-        self._tail_size = 0
+        self._tail = bytearray()
         self._seen = 0
         self._done = anyio.Event()
-        self.ending = False  #: the command is dead: take what is there, wait for nobody
+        self._left: int | None = None  # bytes still to take, once the command is dead
 
     @property
     def truncated(self) -> bool:
+        """Whether more came than is kept."""
         return self._limit is not None and self._seen > self._limit
 
-    def _add(self, data: bytes) -> None:
+    def add(self, data: bytes) -> None:
+        """Keep what is to be kept of it; where that makes it too much, say so once."""
         was_over = self.truncated
         self._seen += len(data)
-        if self._limit is None or self._seen <= self._limit:
+        if self._limit is None or self._front is None:
             self._head += data
             return
-        if not was_over and self._overflow is not None:
+        room = self._front - len(self._head)
+        if room > 0:
+            self._head += data[:room]
+            data = data[room:]
+        self._tail += data
+        back = self._limit - self._front
+        if len(self._tail) > back + PART:
+            del self._tail[: len(self._tail) - back]
+        if self.truncated and not was_over and self._overflow is not None:
             self._overflow()
-        self._tail.append(data)
-        self._tail_size += len(data)
-        while self._tail and self._tail_size - len(self._tail[0]) >= self._limit:
-            self._tail_size -= len(self._tail.popleft())
 
     def result(self) -> bytes:
         """The bytes kept; where some are missing (`truncated`), the head and then the tail."""
-        if not self.truncated or self._limit is None:
+        if self._limit is None or self._front is None:
             return bytes(self._head)
-        kept = bytes(self._head) + b"".join(self._tail)
-        front = self._limit // 2
-        back = self._limit - front
-        return kept[:front] + (kept[-back:] if back else b"")
+        back = self._limit - self._front
+        return bytes(self._head) + (bytes(self._tail[-back:]) if back else b"")
 
     async def drain(self) -> None:
-        """Read to the end, or until `ending` and nothing is there."""
+        """Read to the end; once the command is dead (`finish`), take what is there and wait for nobody."""
         stream = self._stream
         try:
-            while stream is not None:
-                data = stream.receive_nowait(1 << 18)
+            while stream is not None and stream.fileno() >= 0:
+                data = stream.receive_nowait(PART if self._left is None else min(PART, self._left))
                 if data:
-                    self._add(data)
+                    self.add(data)
+                    if self._left is not None:
+                        self._left -= len(data)
                     if self._seen & 0xFF_FFFF < len(data):  # every 16 MiB: a fast writer must not hold the loop
                         await anyio.lowlevel.checkpoint()
-                    continue
-                if data == b"" or self.ending:
+                elif data is None and self._left is None:
+                    with contextlib.suppress(anyio.ClosedResourceError):  # closed, or woken to look once more
+                        await anyio.wait_readable(stream.fileno())
+                else:
                     break
-                await anyio.wait_readable(stream.fileno())
-        except anyio.ClosedResourceError:
-            if self.ending and stream is not None and stream.fileno() >= 0:  # woken to look once more
-                while data := stream.receive_nowait(1 << 18):
-                    self._add(data)
+                if self._left == 0:
+                    break
         finally:
             self._done.set()
 
     async def finish(self) -> None:
-        """The command is dead: take what is there, whoever else holds the pipe open."""
-        self.ending = True
+        """The command is dead: take what is there, and no more, for whoever else holds the pipe may write for ever."""
         if self._stream is not None and not self._done.is_set() and self._stream.fileno() >= 0:
+            try:
+                self._left = fcntl.fcntl(self._stream.fileno(), fcntl.F_GETPIPE_SZ)
+            except OSError:
+                self._left = PART  # a terminal, which holds far less
             anyio.notify_closing(self._stream.fileno())
             await self._done.wait()
 

@@ -473,7 +473,7 @@ class Container(Place, Limited):
     def _nudge(self) -> None:
         """Whoever waits looks at the clock again."""
         if self._channel is not None and not self._channel.ended:
-            self._channel.nudge()
+            self._channel.wake()
         elif self._pidfd >= 0:
             anyio.notify_closing(self._pidfd)
 

@@ -24,7 +24,7 @@ MAX_OUTPUT = 16 << 20  # bytes of each stream
 async def run(
     command: Any,
     *,
-    input: bytes | None = None,  # noqa: A002
+    input: bytes | None = None,
     timeout: float | None = None,
     max_output: int | None = MAX_OUTPUT,
     on_overflow: str = "kill",
@@ -62,8 +62,9 @@ async def run(
     box = Container(spec)
     deadline = math.inf if timeout is None else anyio.current_time() + timeout
     result: Result | None = None
-    with anyio.move_on_at(deadline) as scope:
+    with anyio.move_on_at(deadline) as starting:
         async with box:
+            starting.deadline = math.inf  # _attend keeps it from here on, so that nothing that was read is lost
             assert box._main is not None
 
             def kill(reason: Reason, limit: str, value: float | None) -> None:
@@ -71,15 +72,12 @@ async def run(
 
             result = await _attend(box._main, box.wait, kill, input, deadline, timeout, max_output, on_overflow)
     if result is None:
-        if not scope.cancelled_caught or box._exit is None:
-            result = Result(Exit(None, 9, Reason.TIMEOUT, limit="timeout", detail={"limit_value": float(timeout or 0), "command": spec.command}))
-        else:
-            result = Result(box._exit)
+        result = _too_slow(spec.command, timeout)
     return result.check() if check else result
 
 
 async def run_in(
-    box: Container, command: Any, input: bytes | None, timeout: float | None, max_output: int | None, on_overflow: str, check: bool,  # noqa: A002
+    box: Container, command: Any, input: bytes | None, timeout: float | None, max_output: int | None, on_overflow: str, check: bool,
     fields: dict[str, Any],
 ) -> Result:  # fmt: skip
     """`Container.run`."""
@@ -88,8 +86,9 @@ async def run_in(
         fields = {**fields, "stdin": "null"}
     deadline = math.inf if timeout is None else anyio.current_time() + timeout
     result: Result | None = None
-    with anyio.move_on_at(deadline):
+    with anyio.move_on_at(deadline) as starting:
         async with box.open(command, **fields) as process:
+            starting.deadline = math.inf
 
             def kill(reason: Reason, limit: str, value: float | None) -> None:
                 process.limit, process.limit_value = limit, value
@@ -102,12 +101,17 @@ async def run_in(
 
             result = await _attend(process, wait, kill, input, deadline, timeout, max_output, on_overflow)
     if result is None:
-        result = Result(Exit(None, 9, Reason.TIMEOUT, limit="timeout", detail={"limit_value": float(timeout or 0)}))
+        result = _too_slow((), timeout)
     return result.check() if check else result
 
 
+def _too_slow(command: tuple[str, ...], timeout: float | None) -> Result:
+    """The time was over before the command was executed."""
+    return Result(Exit(None, 9, Reason.TIMEOUT, limit="timeout", detail={"limit_value": float(timeout or 0), "command": command}))
+
+
 async def _attend(
-    process: Process, wait: Callable[[], Awaitable[Exit]], kill: Callable[[Reason, str, float | None], None], input: bytes | None,  # noqa: A002
+    process: Process, wait: Callable[[], Awaitable[Exit]], kill: Callable[[Reason, str, float | None], None], input: bytes | None,
     deadline: float, timeout: float | None, max_output: int | None, on_overflow: str,
 ) -> Result:  # fmt: skip
     """Feed, drain and wait until the command is dead; what it wrote until then is in the Result, however it ended."""
@@ -143,7 +147,7 @@ async def _attend(
     return Result(exit, out.result(), stderr, out.truncated, err.truncated)
 
 
-def _check(input: object, timeout: object, max_output: object, on_overflow: object) -> None:  # noqa: A002
+def _check(input: object, timeout: object, max_output: object, on_overflow: object) -> None:
     if input is not None and not isinstance(input, (bytes, bytearray, memoryview)):
         raise SpecError("input", input, "give bytes (encode text first), or None")
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout < math.inf):
