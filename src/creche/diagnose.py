@@ -59,7 +59,7 @@ def gather(machine: Machine, errno: int) -> Evidence:
         from . import _raw
 
         clone3 = -_raw.syscall("clone3", 0, 0)
-    zero = ()
+    zero: tuple[str, ...] = ()
     if errno in (e.ENOSPC, e.EUSERS):
         kinds = sorted(name for name in surroundings.names("/proc/sys/user") if name.endswith("_namespaces"))
         zero = tuple(name for name in kinds if surroundings.number("/proc/sys/user/" + name) == 0)

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import attrs
 
@@ -115,10 +116,14 @@ def _user_namespace() -> dict[str, int]:
     if answers["id_map"]:
         return answers
     for name, flag in _KINDS.items():
-        answers[name] = _in_child(lambda flag=flag: {"": -_raw.syscall("unshare", flag)}).get("", e.EPERM)
+        answers[name] = _in_child(partial(_unshared, flag)).get("", e.EPERM)
     if not answers["mount"]:
         answers.update(_in_child(_mounts))
     return answers
+
+
+def _unshared(flag: int) -> dict[str, int]:
+    return {"": -_raw.syscall("unshare", flag)}
 
 
 def _written(*files: tuple[str, str]) -> int:

@@ -51,6 +51,12 @@ def _options() -> list[Callable[[F], F]]:
     def many(section: str, *names: str, **more: Any) -> None:
         add(section, *names, multiple=True, **more)
 
+    how = "How it runs"
+    add(how, "-t", "--tty/--no-tty", default=None, help="A terminal of its own (the default on a terminal).")
+    add(how, "-i", "--interactive/--no-interactive", default=True, help="Give it our input (the default).")
+    add(how, "--timeout", metavar="SECONDS", help="End it after this long, such as 5 or 2m.")
+    add(how, "--rm", is_flag=True, hidden=True, help="For those used to docker run: it is always so.")
+
     what = "The command and its surroundings"
     add(
         what,

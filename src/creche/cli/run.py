@@ -15,7 +15,7 @@ from .terminal import Standard, Terminal, choose_standard, kinds
 if TYPE_CHECKING:
     from creche import Spec
 
-__all__ = ["command", "spec_of"]
+__all__ = ["command", "say", "spec_of"]
 
 _HELP = """Run COMMAND in a container of its own, and end as it ends.
 
@@ -45,22 +45,18 @@ was up; 125 when creche itself failed; 126 when COMMAND may not be executed;
     cls=RunCommand,
     help=_HELP,
     epilog=_EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.option("-t", "--tty/--no-tty", default=None, help="A terminal of its own (the default on a terminal).")
-@click.option("-i", "--interactive/--no-interactive", default=True, help="Give it our input (the default).")
-@click.option("--timeout", metavar="SECONDS", help="End it after this long, such as 5 or 2m.")
-@click.option("--rm", is_flag=True, hidden=True, help="For those used to docker run: it is always so.")
 @shared
 @click.pass_context
-def command(ctx: click.Context, **given: Any) -> None:
+def command(ctx: click.Context, /, **given: Any) -> None:
     """See _HELP."""
     from creche import CrecheError
 
     try:
         ctx.exit(_run(ctx, given))
     except CrecheError as error:
-        _say(error)
+        say(error)
         ctx.exit(error_status(error))
 
 
@@ -113,7 +109,7 @@ def _joined(standard: Standard, spec: Spec) -> dict[str, Any]:
     return {"stdin": standard.stdin, "stdout": standard.stdout, "stderr": standard.stderr}
 
 
-def _say(error: Exception) -> None:
+def say(error: Exception) -> None:
     from creche import SpecError
 
     from .options import OPTION_OF_FIELD
