@@ -4,7 +4,7 @@
 Reads DIR/PLACE.jsonl, as tests/results.py writes them.
 
 table.py DIR               prints the closing table
-table.py --for-guests DIR  prints the tests that the guests should run: those nowhere run yet, and those about cgroups
+table.py --for-guests DIR  prints the tests that the guests should run: those that ran nowhere yet, and those about cgroups
 """
 
 from __future__ import annotations
@@ -17,8 +17,17 @@ from pathlib import Path
 PLACES = ["root", "user", "guest-v2", "guest-systemd"]
 OUTCOMES = ["passed", "failed", "skipped"]
 WEIGHT = ["skipped", "passed", "failed"]  # of two runs of a test, the later of these counts
-ABOUT_GUESTS = ("tests/cgroups/", "tests/guest/")
-GUEST_NEEDS = ("limits", "cgroup2", "systemd", "systemd-user")
+# Run in the guests too, wherever else they ran: what is about cgroups and systemd, and what is marked for it.
+GUEST_NEEDS = {
+    "guest",
+    "limits",
+    "cgroup2",
+    "systemd",
+    "systemd-user",
+    "place-v2",
+    "place-systemd",
+    "place-delegated",
+}
 
 
 class Results:
@@ -106,7 +115,7 @@ def print_table(results: Results) -> None:
         if reasons:
             print(f"\nSkipped as {place}:" if place in ("root", "user") else f"\nSkipped in {place}:")
             for reason, number in reasons.most_common():
-                print(f"  {number:5} {reason}")
+                print(f"  {number:5} {reason[:220]}")
     print("\nSlowest:")
     for seconds, place, test in sorted(results.slow, reverse=True)[:10]:
         print(f"  {seconds:5.1f} s {place}: {test}")
@@ -137,11 +146,7 @@ def print_for_guests(results: Results) -> None:
     for test, outcome in sorted(results.once().items()):
         if test.startswith("checks/"):
             continue
-        if (
-            outcome == "skipped"
-            or test.startswith(ABOUT_GUESTS)
-            or set(results.needs.get(test, ())) & set(GUEST_NEEDS)
-        ):
+        if outcome == "skipped" or GUEST_NEEDS & set(results.needs.get(test, ())):
             print(test)
 
 

@@ -29,6 +29,8 @@ class Results:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
             self._needs[item.nodeid] = [name for mark in item.iter_markers("needs") for name in mark.args]
+            if item.get_closest_marker("guest"):
+                self._needs[item.nodeid].append("guest")
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:
