@@ -26,6 +26,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "plumbing",
         "files",
         "commands",
+        "limited",
+        "place",
         "planning",
         "communicate",
         "process",
