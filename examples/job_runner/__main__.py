@@ -1,0 +1,141 @@
+"""Runs a folder of programs, so many at a time, each in a container of its own.
+
+python examples/job_runner examples/programs -j 4 --timeout 5 --memory 100M
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import signal
+import sys
+from typing import Any
+
+import anyio
+from finding import NothingToRun, find
+from report import Report
+from running import Bounds, run_all
+from screen import Screen
+
+from creche import CrecheError, Exit, Limits, SpecError
+from creche.units import number, seconds, size
+
+FAILED, USAGE, OURS = 1, 2, 125
+
+EPILOG = """\
+A PATH is a folder (its .py and .sh files and executables are run), one such program, or a text file with a command in
+each line. Programs see the host's programs and libraries, their own folder (read-only, at /work), an empty /tmp, and
+nothing else: no home, no network, no other processes.
+
+Exit status: 0 when all ended well, 1 when one did not, 2 for wrong options, 125 when this machine can't do what was
+asked (`creche doctor` says why), 128+N when signal N ended the runner. Whatever ends it, nothing is left running.
+"""
+
+
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
+    """What was asked for; exits with status 2 and a sentence where that makes no sense."""
+    parser = argparse.ArgumentParser(
+        prog="job_runner",
+        description=__doc__.splitlines()[0],
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="a folder, a program, or a list of commands")
+    parser.add_argument(
+        "-j",
+        "--jobs",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="how many at a time (default: one for each processor)",
+    )
+    parser.add_argument(
+        "-t", "--timeout", default="60", metavar="SECONDS", help='for each: 5, "2m", or "none" (default: 60)'
+    )
+    parser.add_argument("-m", "--memory", metavar="SIZE", help='for each, as a limit of its cgroup: "64M"')
+    parser.add_argument("--cpus", metavar="N", help="processors for each, such as 0.5")
+    parser.add_argument("--pids", type=int, metavar="N", help="processes and threads for each")
+    parser.add_argument(
+        "--max-output",
+        default="1M",
+        metavar="SIZE",
+        help='bytes that each may print before it is killed, or "none" (default: 1M)',
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="do not show what they print")
+    parser.add_argument(
+        "--loop",
+        choices=("asyncio", "trio", "uvloop"),
+        default="asyncio",
+        help="the event loop (default: asyncio)",
+    )
+    given = parser.parse_args(words)
+    if given.jobs < 1:
+        parser.error("--jobs: at least 1")
+    try:
+        given.bounds = Bounds(
+            Limits(memory=given.memory, cpus=given.cpus and number(given.cpus, "--cpus"), pids=given.pids),
+            math.inf if given.timeout == "none" else seconds(given.timeout, "--timeout"),
+            math.inf if given.max_output == "none" else size(given.max_output, "--max-output"),
+        )
+        given.programs = find(given.paths)
+    except (SpecError, NothingToRun, OSError) as error:
+        parser.error(str(error))
+    return given
+
+
+async def main(given: argparse.Namespace) -> int:
+    """Run them, and show how they ended, also when a signal says that it is enough."""
+    screen = Screen()
+    report = Report(given.programs, screen, quiet=given.quiet)
+    caught: list[int] = []
+
+    async def until_told(scope: anyio.CancelScope) -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+            async for number in signals:
+                caught.append(number)
+                scope.cancel()  # every container is killed and reaped before this scope ends
+
+    async with anyio.create_task_group() as watch:
+        with anyio.CancelScope() as scope:
+            watch.start_soon(until_told, scope)
+            watch.start_soon(screen.run)
+            await run_all(given.programs, given.jobs, given.bounds, report)
+        watch.cancel_scope.cancel()
+    await report.table()
+    if caught:
+        return 128 + caught[0]
+    return 0 if all(isinstance(end, Exit) and end.ok for end in report.ends.values()) else FAILED
+
+
+def run(given: argparse.Namespace) -> int:
+    """The whole program, on the loop that was asked for."""
+    options: dict[str, Any] = {"use_uvloop": True} if given.loop == "uvloop" else {}
+    try:
+        return anyio.run(
+            main, given, backend="trio" if given.loop == "trio" else "asyncio", backend_options=options
+        )
+    except BaseExceptionGroup as group:
+        ours, others = group.split(CrecheError)
+        gone, others = others.split(BrokenPipeError) if others else (None, None)
+        if others is not None:
+            raise
+    if gone is not None:  # as `| head` does: nobody wants to know any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILED
+    assert ours is not None
+    print(f"job_runner: {_first(ours)}", file=sys.stderr)
+    print(
+        "job_runner: `creche doctor` tells what this machine can do, and what would change it",
+        file=sys.stderr,
+    )
+    return OURS
+
+
+def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+if __name__ == "__main__":
+    sys.exit(run(arguments()))

@@ -1,0 +1,286 @@
+"""examples/job_runner on its own programs and on worse ones: what it shows, how it ends, and that nothing stays."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from needs import needs
+
+pytestmark = [needs("native", "userns"), pytest.mark.slow]
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+RUNNER = [sys.executable, str(EXAMPLES / "job_runner")]
+PATIENCE = 30.0
+
+
+def run(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*RUNNER, *map(str, words)], capture_output=True, text=True, timeout=PATIENCE, check=False, **options
+    )
+
+
+def table(output: str) -> dict[str, list[str]]:
+    """The closing table: a program's name to its cells."""
+    lines = output.partition("\nprogram ")[2].splitlines()[1:]
+    return {cells[0]: cells[1:] for line in lines if len(cells := re.split(r"  +", line)) > 1}
+
+
+def marked(token: str) -> list[int]:
+    """The processes of this machine, those in containers too, that have `token` in their command line."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if token.encode() in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+def until(condition: object, what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+@pytest.fixture(autouse=True)
+def _open_to_all(tmp_path: Path) -> None:
+    """pytest's folders are for their owner alone, and under root a container's user is somebody else."""
+    tmp_path.chmod(0o755)
+
+
+@pytest.fixture
+def token() -> str:
+    """Something that stands in the command lines of this test's programs alone."""
+    return f"creche-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def stubborn(tmp_path: Path, token: str) -> Path:
+    """A folder of programs that do not want to end, and leave daemons that want it even less."""
+    for number in range(3):
+        (tmp_path / f"stubborn{number}.sh").write_text(
+            "trap '' TERM INT HUP\n"
+            f"(exec setsid sh -c 'trap \"\" TERM INT HUP; while :; do sleep 1; done' {token}) &\n"
+            f"exec sh -c 'echo here; while :; do sleep 1; done' {token}\n"
+        )
+    return tmp_path
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio", "uvloop"])
+def test_the_programs_of_the_example_end_as_they_should(loop: str) -> None:
+    done = run(EXAMPLES / "programs", "-j", 4, "--timeout", 4, "--max-output", "20K", "--loop", loop)
+    assert done.returncode == 1 and done.stderr == ""
+    ends = {name: cells[:2] for name, cells in table(done.stdout).items()}
+    assert ends == {
+        "broken.py": ["exited", "status 1"],
+        "chatty.py": ["output limit", "signal 9"],
+        "colours.py": ["exited", "status 0"],
+        "count": ["exited", "status 0"],
+        "crash.py": ["signaled", "signal 11"],
+        "daemon.sh": ["exited", "status 0"],
+        "forever.py": ["timeout", "signal 9"],
+        "hello.sh": ["exited", "status 0"],
+        "hungry.py": ["exited", "status 0"],
+        "primes.py": ["exited", "status 0"],
+        "sleeper.py": ["exited", "status 0"],
+        "snoop.py": ["exited", "status 0"],
+    }
+    assert "12 programs, 8 ended well, 4 did not" in done.stdout
+    assert "primes.py          │ 33860 primes below 400000" in done.stdout
+    for refusal in ("passwords: No such file", "processes: ['1', '2']", "internet: Network is unreachable"):
+        assert refusal in done.stdout
+    assert not set(map(chr, range(32))) - {"\n"} & set(done.stdout), "a control character came through"
+    assert "red\\x1b[0m, a new title: \\x1b]0;owned\\x07" in done.stdout
+
+
+def test_no_more_run_at_once_than_asked(tmp_path: Path) -> None:
+    """The log tells when each begins and ends: never more than two at once, and two when there is work for two."""
+    (tmp_path / "list").write_text("sh -c 'echo one; sleep 0.2'  # a comment\n\n" * 5)
+    done = run(tmp_path / "list", "-j", 2)
+    assert done.returncode == 0, done.stdout
+    running = [0]
+    for mark in re.findall(r"^\d+:sh +([╷╵])", done.stdout, re.M):
+        running.append(running[-1] + (1 if mark == "╷" else -1))
+    assert max(running) == 2 and running[-1] == 0 and len(running) == 11
+
+
+def test_a_single_program_sees_no_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("mine")
+    (tmp_path / "look.sh").write_text("ls; touch here 2>/dev/null || echo read-only")
+    done = run(tmp_path / "look.sh")
+    assert "│ look.sh" in done.stdout and "secret" not in done.stdout and "│ read-only" in done.stdout
+
+
+def test_what_cannot_start_is_told_and_does_not_stop_the_others(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("no-such-program\necho well\n")
+    done = run(tmp_path / "list", "-j", 1)
+    assert done.returncode == 1
+    assert table(done.stdout)["1:no-such-program"] == ["not started"]
+    assert table(done.stdout)["2:echo"][:2] == ["exited", "status 0"]
+
+
+@needs("limits")
+def test_memory_is_a_limit() -> None:
+    done = run(EXAMPLES / "programs" / "hungry.py", "--memory", "96M")
+    assert table(done.stdout)["hungry.py"][:2] == ["out of memory", "signal 9"]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["nowhere"], "nowhere: there is no such file"),
+        ([EXAMPLES / "programs", "-j", "0"], "--jobs: at least 1"),
+        ([EXAMPLES / "programs", "--memory", "12 apples"], "limits.memory: '12 apples' is refused"),
+        ([EXAMPLES / "programs", "--timeout", "soon"], "--timeout: 'soon' is refused"),
+        ([], "required: PATH"),
+    ],
+)
+def test_nonsense_is_refused_before_anything_runs(words: list[object], complaint: str) -> None:
+    done = run(*words)
+    assert done.returncode == 2 and complaint in " ".join(done.stderr.split()) and done.stdout == ""
+
+
+def test_what_this_machine_cannot_do_is_an_error_and_not_less_protection(tmp_path: Path) -> None:
+    environment = {**os.environ, "CRECHE_CGROUP": str(tmp_path)}  # no cgroup file system
+    done = run(EXAMPLES / "programs" / "hello.sh", "--memory", "64M", env=environment)
+    assert done.returncode == 125, done.stdout + done.stderr
+    assert (
+        "creche doctor" in done.stderr and "hello from" not in done.stdout and "Traceback" not in done.stderr
+    )
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(stubborn: Path, token: str) -> None:
+    (stubborn / "a.sh").write_text("while :; do echo again; done")
+    words = [*RUNNER, str(stubborn), "-j", "4", "--max-output", "none"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as runner:
+        assert runner.stdout is not None and runner.stderr is not None
+        runner.stdout.readline()
+        runner.stdout.close()
+        assert runner.wait(PATIENCE) == 1
+        assert runner.stderr.read() == ""
+    assert not marked(token)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_all_and_the_table_still_comes(
+    stubborn: Path, token: str, number: signal.Signals
+) -> None:
+    words = [*RUNNER, str(stubborn), "-j", "2"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as runner:
+        until(lambda: len(marked(token)) == 4, "two programs and their daemons run")
+        runner.send_signal(number)
+        output = runner.communicate(timeout=PATIENCE)[0]
+    assert runner.returncode == 128 + number
+    assert not marked(token)
+    cells = table(output)
+    assert cells["stubborn0.sh"][:2] == cells["stubborn1.sh"][:2] == ["killed", "signal 9"]
+    assert cells["stubborn2.sh"] == ["not run"]
+
+
+def test_nothing_outlives_a_runner_that_was_killed(stubborn: Path, token: str) -> None:
+    words = [*RUNNER, str(stubborn), "-j", "3"]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as runner:
+        until(lambda: len(marked(token)) == 6, "all programs and their daemons run")
+        runner.kill()
+        runner.wait(PATIENCE)
+        until(lambda: not marked(token), "something outlived the runner")
+
+
+class Terminal:
+    """The runner on a pseudo-terminal, typed at and looked at."""
+
+    def __init__(self, *words: object) -> None:
+        self._pid, self._fd = pty.fork()
+        if self._pid == 0:
+            os.environ["TERM"] = "xterm"
+            os.execv(RUNNER[0], [*RUNNER, *map(str, words)])
+        self.seen = b""
+        self.status: int | None = None
+
+    def read(self) -> bool:
+        """Take in what there is; False at the end."""
+        try:
+            data = os.read(self._fd, 65_536)
+        except OSError:  # EIO: all its ends are closed
+            return False
+        self.seen += data
+        return bool(data)
+
+    def until(self, what: bytes) -> None:
+        while what not in self.seen:
+            assert self.read(), f"it ended without {what!r}: {self.seen!r}"
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._fd, keys)
+
+    def end(self) -> int:
+        """Read to the end; the exit status."""
+        while self.read():
+            pass
+        self.status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        return self.status
+
+    def close(self) -> None:
+        if self.status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+        os.close(self._fd)
+
+
+@contextlib.contextmanager
+def terminal(*words: object) -> Iterator[Terminal]:
+    held = Terminal(*words)
+    try:
+        yield held
+    finally:
+        held.close()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio", "uvloop"])
+def test_control_c_on_a_terminal_leaves_nothing(stubborn: Path, token: str, loop: str) -> None:
+    with terminal(stubborn, "-j", 2, "--loop", loop) as screen:
+        for name in (b"stubborn0.sh", b"stubborn1.sh"):
+            screen.until(name)
+        until(lambda: len(marked(token)) == 4, "two programs and their daemons run")
+        screen.until(b"0/3 ended, 2 running")
+        screen.type(b"\x03")
+        assert screen.end() == 130
+    assert not marked(token)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.seen.decode()).replace("\r", "")
+    assert table(text)["stubborn0.sh"][:2] == ["killed", "signal 9"]
+    assert table(text)["stubborn2.sh"] == ["not run"]
+    assert "Traceback" not in text
+    assert screen.seen.count(b"\x1b[?7l") == screen.seen.count(b"\x1b[?7h"), (
+        "the terminal does not wrap any more"
+    )
+
+
+def test_a_terminal_gets_no_escape_sequence_of_a_guest(tmp_path: Path) -> None:
+    """All that reaches it are our own: colours, up, clear this line, wrapping off and on."""
+    name = "evil\x1b]0;owned\x07.sh"
+    (tmp_path / name).write_text(
+        "printf 'title \\033]0;owned\\007 clip \\033]52;c;b3duZWQ=\\007 clear \\033[2J c1 \\302\\2332J bidi \\342\\200\\256 \\377\\n'"
+        "; printf 'err \\033[31m\\r\\b\\n' >&2; printf 'no newline \\033[H'; exit 3"
+    )
+    with terminal(tmp_path) as screen:
+        assert screen.end() == 1
+    rest = re.sub(rb"\x1b\[(3[0-7]|[012])m|\x1b\[1A|\x1b\[2K|\x1b\[\?7[lh]|\r", b"", screen.seen)
+    controls = [byte for byte in rest if byte < 32 and byte != 10]
+    assert not controls, rest
+    text = rest.decode()
+    assert not {"\x9b", "\u202e"} & set(text)
+    assert r"\x1b]0;owned\x07 clip \x1b]52;c;b3duZWQ=\x07 clear \x1b[2J c1 \x9b2J bidi \u202e" in text
+    assert r"no newline \x1b[H" in text and r"err \x1b[31m\r\x08" in text
