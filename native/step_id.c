@@ -182,7 +182,7 @@ STEP(IDMAP)
 
 struct tool {
 	const char *path;
-	char *argv[64];
+	char *argv[2 + 3 * 340 + 1]; /* a map has 340 lines at most: user_namespaces(7) */
 	int says;
 };
 
@@ -212,7 +212,7 @@ STEP(MAP_TOOL)
 	decimal(pid, c->pid_child);
 	tool.argv[argc++] = (char *)TEXT(c, s);
 	tool.argv[argc++] = pid;
-	for (; word < end && argc < 63; word += text_length(word) + 1)
+	for (; word < end && argc < 2 + 3 * 340; word += text_length(word) + 1)
 		tool.argv[argc++] = (char *)word;
 	if (word < end)
 		return -E2BIG;

@@ -37,6 +37,7 @@ class Plumbing:
         self.stdout: ReceiveStream | None = None
         self.stderr: ReceiveStream | None = None
         self.pipes: list[int] = []
+        self.tty = spec.tty is not None
         passed = [_number(fd, f"pass_fds[{index}]") for index, fd in enumerate(spec.pass_fds)]
         given: dict[str, int] = {}
         if spec.tty is None:
@@ -76,13 +77,16 @@ class Plumbing:
 
     def terminal(self, master: int) -> None:
         """The terminal that the init opened is both streams from here on."""
-        self.stdin = SendStream(os.dup(master))
         self.stdout = ReceiveStream(master)
+        self.stdin = SendStream(os.dup(master))
 
     def give(self, uid: int, gid: int) -> None:
         """Make the pipes the container's user's, so that it may open /dev/stdout again."""
         for fd in self.pipes:
-            os.fchown(fd, uid, gid)
+            try:
+                os.fchown(fd, uid, gid)
+            except PermissionError:  # an ordinary user whose own id is not mapped: then by its mode, for only who has it can reach it
+                os.fchmod(fd, 0o666)
 
     def sent(self) -> None:
         """The child has its ends; ours of them go, or nobody would ever see an end of file."""

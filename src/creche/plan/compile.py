@@ -146,7 +146,7 @@ def _remembered_setup(spec: Spec, machine: Machine, who: Identity, context: Cont
     key = (
         spec.rootfs, spec.mounts, spec.devices, spec.namespaces, spec.hostname or spec.name, spec.domainname, tuple(spec.sysctl.items()),
         security.masked_paths, security.readonly_paths, security.no_new_privs, security.privileged,
-        who.new, who.private, who.uid, who.gid, who.maps_group(5), context.scratch, context.held, id(machine), id(context.view),
+        who.new, who.private, who.idmaps, who.uid, who.gid, who.maps_group(5), context.scratch, context.held, id(machine), id(context.view),
     )  # fmt: skip
     found = _setups.get(key)
     if found is None:

@@ -12,6 +12,7 @@ from . import steps as st
 
 __all__ = ["Identity", "RANGE", "identity", "map_steps", "outside"]
 
+PAGE = 4096  #: a map must come in one write of less than a page: user_namespaces(7)
 RANGE = 65_536  #: ids that a container of root's has by default
 
 
@@ -23,6 +24,7 @@ class Identity:
     gid_map: tuple[IdMap, ...] = ()
     new: bool = False  #: a user namespace of its own
     private: bool = False  #: the caller's own ids are not mapped: what it owns is nobody's inside
+    idmaps: bool = False  #: and writable mounts of the host's files are idmapped, so that files keep their owners
     setgroups: bool = True  #: whether setgroups(2) is allowed inside (user_namespaces(7))
     uid: int = 0  #: the init's ids inside
     gid: int = 0
@@ -63,7 +65,7 @@ def identity(spec: Spec, machine: Machine, base: int | None, count: int = RANGE)
                 "no range of ids is free for the container",
                 "give root more of them in /etc/subuid and /etc/subgid (creche:1879048192:6553600), or an explicit uid_map",
             )
-        return Identity((IdMap(0, base, count),), (IdMap(0, base, count),), new=True, private=True)
+        return Identity((IdMap(0, base, count),), (IdMap(0, base, count),), new=True, private=True, idmaps=True)
     uid_map, gid_map = spec.uid_map, spec.gid_map
     if uid_map is None:
         uid = ref.uid if ref is not None and ref.uid is not None else 0
@@ -92,11 +94,13 @@ def identity(spec: Spec, machine: Machine, base: int | None, count: int = RANGE)
         and gid_map[0].count == 1
         and gid_map[0].outside == machine.egid
     )
+    private = not any(item.outside <= machine.euid < item.outside + item.count for item in uid_map)
     return Identity(
         uid_map,
         gid_map,
         new=True,
-        private=not any(item.outside <= machine.euid < item.outside + item.count for item in uid_map),
+        private=private,
+        idmaps=private and machine.is_root,
         setgroups=not alone,
         uid=0 if covers(uid_map, 0) else min(item.inside for item in uid_map),
         gid=0 if covers(gid_map, 0) else min(item.inside for item in gid_map),
@@ -137,6 +141,8 @@ def map_steps(spec: Spec, machine: Machine, who: Identity) -> list[st.Step]:
         (who.uid_map, machine.euid, machine.subuid, machine.newuidmap, False),
     ):
         field = "gid_map" if group else "uid_map"
+        if len(_text(maps)) >= PAGE:
+            raise SpecError(field, f"{len(maps)} ranges", f"the kernel takes {PAGE - 1} bytes of them, in one write: give fewer and larger ones")
         alone = len(maps) == 1 and maps[0].count == 1 and maps[0].outside == own
         flags = st.GROUP_MAP if group else 0
         if machine.may_map_ids or alone:

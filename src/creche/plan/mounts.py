@@ -80,7 +80,7 @@ class Mounts:
     def _idmapped_count(self) -> int:
         spec = self.spec
         count = sum(1 for mount in spec.mounts if isinstance(mount, Bind) and self._idmaps(mount))
-        if self.who.private:
+        if self.who.idmaps:
             for layer in (spec.rootfs, *spec.mounts):
                 if isinstance(layer, Directory):
                     count += 1
@@ -91,12 +91,12 @@ class Mounts:
     def _idmaps(self, bind: Bind) -> bool:
         if bind.uid_map is not None:
             raise UnsupportedError("a Bind with id maps of its own", "give the whole container these maps (Spec.uid_map, gid_map)")
-        if bind.idmap and not self.who.private:
+        if bind.idmap and not self.who.idmaps:
             raise UnsupportedError(
                 "an idmapped mount: only root can make one, for a container in a range of its own",
                 "leave Bind.idmap out: files keep their owners where the caller's own id is mapped",
             )
-        return self.who.private and (bind.idmap if bind.idmap is not None else not bind.readonly)
+        return self.who.idmaps and (bind.idmap if bind.idmap is not None else not bind.readonly)
 
     # ---- pieces ----
 
@@ -154,7 +154,7 @@ class Mounts:
 
     def _layers(self, overlay: Overlay, blame: str) -> tuple[list[int], int | None, int | None]:
         lowers = []
-        if self.who.private:
+        if self.who.idmaps:
             for index, path in enumerate(overlay.lower):
                 slot = self._idmap(path, f"{blame}.lower[{index}]", recursive=False)
                 self._stage_tree(slot, f"{blame}.lower[{index}]")
@@ -174,7 +174,7 @@ class Mounts:
             upper, work = f"{self.scratch}/upper", f"{self.scratch}/work"
         else:
             upper, work = overlay.upper, overlay.work
-        if self.who.private and overlay.upper is not None:
+        if self.who.idmaps and overlay.upper is not None:
             common = os.path.commonpath([os.path.abspath(upper), os.path.abspath(work)])
             # upper and work must lie in one mount (overlayfs.rst), so their common parent is what gets idmapped
             slot = self._idmap(common, f"{blame}.upper", recursive=False)
@@ -234,7 +234,7 @@ class Mounts:
             self.late.append(st.MountAttr(slot=slot, a=RDONLY, blame="rootfs"))
         else:
             if isinstance(rootfs, Directory):
-                slot = self._idmap(rootfs.path, "rootfs.path") if self.who.private else self._tree(rootfs.path, "rootfs.path")
+                slot = self._idmap(rootfs.path, "rootfs.path") if self.who.idmaps else self._tree(rootfs.path, "rootfs.path")
                 self._attributes(slot, self._safe | (RDONLY if rootfs.readonly else 0), "rootfs")
             else:
                 slot = self._overlay(*self._layers(rootfs, "rootfs"), "rootfs", self._safe)
