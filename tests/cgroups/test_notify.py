@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import anyio
@@ -10,6 +12,7 @@ import pytest
 
 from creche.cgroups import Group, inotify, watch
 from creche.errors import CgroupError
+from needs import needs
 
 Make = Callable[..., Group]
 
@@ -178,3 +181,28 @@ async def test_used_up_watches_are_an_error_with_the_remedy(
     monkeypatch.setattr(inotify, "_libc", Full)
     with pytest.raises(CgroupError, match=r"ENOSPC.*max_user_watches"):
         watch(box)
+
+
+FULL = """
+import os, sys
+uid = os.getuid()
+import ctypes
+assert ctypes.CDLL(None).unshare(0x10000000) == 0
+open("/proc/self/uid_map", "w").write(f"0 {uid} 1")
+open("/proc/sys/user/max_inotify_watches", "w").write("2")  # a user namespace has its own
+from creche.cgroups import inotify
+from creche.errors import CgroupError
+fd = inotify.create()
+for path in ("/", "/proc"):
+    inotify.add(fd, path)
+try:
+    inotify.add(fd, "/usr")
+except CgroupError as error:
+    print(error)
+"""
+
+
+@needs("userns")
+def test_the_kernels_own_refusal_of_one_watch_too_many() -> None:
+    said = subprocess.run([sys.executable, "-c", FULL], capture_output=True, text=True, check=True).stdout
+    assert "ENOSPC" in said and "max_user_watches" in said
