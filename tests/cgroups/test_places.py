@@ -311,6 +311,14 @@ async def test_a_bus_that_is_not_well_is_an_error_in_bounded_time(
     assert caught.value.path is not None
 
 
+async def test_what_systemd_says_is_not_believed_before_the_kernel_says_so(bus: Callable[..., str]) -> None:
+    """Also where another task of ours has asked already, and systemd knows the scope."""
+    exists = ("!", ("org.freedesktop.systemd1.UnitExists", "was already loaded"))
+    address = f"unix:path={bus(conversation(HELLO, ('', ()), exists))}"
+    with pytest.raises(CgroupError, match="this process is not in it"):
+        await systemd.enter_scope({"DBUS_SESSION_BUS_ADDRESS": address, "DBUS_SYSTEM_BUS_ADDRESS": address})
+
+
 async def test_a_bus_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CgroupError, match="cannot be reached"):
         async with connected(str(tmp_path / "none")):

@@ -144,7 +144,9 @@ def _given(path: str) -> Place:
         return Place("none", reasons=(why,), hint=f"sudo chown -R $USER {path}, and no process in it")
     own = next((s.own for s in _standings("/proc/self") if s.version == 2 and s.own), None)
     if own is not None and (why := room.reachable(path, own)) is not None:
-        return Place("none", reasons=(why,), hint="start this program in a child of it (echo its pid > cgroup.procs)")
+        return Place(
+            "none", reasons=(why,), hint="start this program in a child of it (echo its pid > cgroup.procs)"
+        )
     return Place("delegated", (Hierarchy(2, path, room.controllers(path), path),))
 
 
