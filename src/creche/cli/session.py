@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -38,6 +39,8 @@ async def hold(spec: Spec, standard: Standard, timeout: float | None) -> Exit | 
     with anyio.open_signal_receiver(*_HANDED_ON, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT) as signals:
         with anyio.CancelScope(deadline=deadline) as whole:
             async with Container(spec) as box:
+                gc.freeze()  # what was imported stays; from here on a session may last for days
+                gc.enable()
                 whole.deadline = float("inf")  # now the deadline ends the command, and its output still comes
                 return await _held(box, signals, standard, deadline)
     return None
