@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -86,6 +87,8 @@ async def _run(number: int, program: Program, bounds: Bounds, listener: Listener
                     readers.cancel_scope.deadline = anyio.current_time() + 2
         if time.cancelled_caught:
             why = why or Reason.TIMEOUT
+            if not began:
+                listener.ended(number, Exit(None, signal.SIGKILL, Reason.TIMEOUT))
     finally:  # also when we are cancelled: the block has killed it, and its end can be told
         if began and box.exit is not None:
             exit = box.exit if why is None else attrs.evolve(box.exit, reason=why)

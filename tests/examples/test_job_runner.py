@@ -131,6 +131,12 @@ def test_what_cannot_start_is_told_and_does_not_stop_the_others(tmp_path: Path) 
     assert table(done.stdout)["2:echo"][:2] == ["exited", "status 0"]
 
 
+def test_no_time_at_all_is_a_timeout(tmp_path: Path) -> None:
+    (tmp_path / "a.sh").write_text("echo never")
+    done = run(tmp_path, "--timeout", "0")
+    assert done.returncode == 1 and table(done.stdout)["a.sh"][0] == "timeout"
+
+
 @needs("limits")
 def test_memory_is_a_limit() -> None:
     done = run(EXAMPLES / "programs" / "hungry.py", "--memory", "96M")
