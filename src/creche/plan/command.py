@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from attrs import frozen
 
-from ..errors import SpecError
+from ..errors import SpecError, UnsupportedError
 from ..machine import CAPABILITIES, Machine
 from ..spec.filesystem import HostView
 from ..spec.spec import Spec
@@ -128,6 +128,8 @@ def command_steps(
         kernel=machine.kernel[:2],
     )
     if compiled is not None:
+        if compiled.needs_listener:
+            raise UnsupportedError("a seccomp profile with SCMP_ACT_NOTIFY: nobody would answer its calls", "give SCMP_ACT_ERRNO for them")
         if not security.no_new_privs and not security.capabilities and not security.privileged:
             raise SpecError("security.no_new_privs", False, "a seccomp filter needs it, or CAP_SYS_ADMIN: leave it True, or give seccomp=None")
         steps.append(st.Seccomp(text=compiled.program, a=compiled.flags, blame="security.seccomp"))
@@ -155,7 +157,9 @@ def _ids(spec: Spec, machine: Machine, who: Identity, account: Account) -> list[
             raise SpecError("groups", spec.groups, "setgroups is denied where one id is mapped: give sub-ids and an explicit gid_map")
         steps.append(st.Groups(text=struct.pack(f"={len(account.groups)}I", *account.groups), blame="groups"))
     elif may_set:
-        steps.append(st.Groups(text=b"", blame="groups"))
+        # In a joined user namespace setgroups may be denied, and then has no groups to take away (user_namespaces(7)).
+        flags = 0 if isinstance(spec.namespaces.user, bool) else st.OPTIONAL
+        steps.append(st.Groups(text=b"", flags=flags, blame="groups"))
     if not who.maps(account.uid):
         raise SpecError("user", spec.user, f"uid {account.uid} is not mapped in the container: widen uid_map, or give another user")
     if not who.maps_group(account.gid):

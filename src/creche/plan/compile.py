@@ -13,6 +13,7 @@ from ..spec.filesystem import Overlay
 from ..spec.spec import Spec
 from . import steps as st
 from .command import Account, Descriptor, command_steps
+from .guard import guard_steps
 from .ids import RANGE, Identity, identity, map_steps
 from .mounts import MS_PRIVATE, Mounts
 
@@ -108,15 +109,16 @@ def compile(spec: Spec, machine: Machine, context: Context) -> Plan:
         )  # fmt: skip
     if kinds["user"] is False and not machine.is_root and any(value is True for name, value in kinds.items()):
         raise UnsupportedError("new namespaces without a user namespace, which only root can make", "leave namespaces.user True")
-    new = tuple(name for name, value in kinds.items() if value is True)
+    new = tuple(name for name, value in kinds.items() if value is True and not (name == "time" and _own_time(spec)))
     joins = tuple((name, value) for name, value in kinds.items() if not isinstance(value, bool))
+    if _own_time(spec) and machine.kernel < (6, 3):
+        raise UnsupportedError(f"a time namespace without an init on Linux {machine.release}: execve enters it from 6.3 on", "leave init True")
     who = identity(spec, machine, context.base, context.count)
     setup, trees = _remembered_setup(spec, machine, who, context)
 
     parent = map_steps(spec, machine, who)
-    if spec.time_offsets:
-        text = "".join(f"{clock} {int(value // 1)} {int(value % 1 * 1e9)}\n" for clock, value in spec.time_offsets.items())
-        parent.append(st.ProcWrite(text="timens_offsets", text2=text, blame="time_offsets"))
+    if spec.time_offsets and not _own_time(spec):
+        parent.append(st.ProcWrite(text="timens_offsets", text2=_offsets(spec), blame="time_offsets"))
     parent += trees
     parent += [st.Enter(slot=st.PASSED + index, blame="limits") for index in range(context.init_cgroups)]
 
@@ -136,6 +138,20 @@ def compile(spec: Spec, machine: Machine, context: Context) -> Plan:
     )  # fmt: skip
 
 
+def _own_time(spec: Spec) -> bool:
+    """Whether the child makes its time namespace itself, for its exec: one that is born there has its offsets fixed already."""
+    return spec.namespaces.time is True and not spec.has_init
+
+
+def _offsets(spec: Spec) -> str:
+    """As timens_offsets takes them (time_namespaces(7)): whole seconds, also negative ones, and nanoseconds forward from there."""
+    lines = []
+    for clock, value in spec.time_offsets.items():
+        nanoseconds = round(value * 1e9)
+        lines.append(f"{clock} {nanoseconds // 10**9} {nanoseconds % 10**9}\n")
+    return "".join(lines)
+
+
 _SETUPS = 64
 _setups: dict[object, tuple[Machine, HostListing, tuple[tuple[st.Step, ...], tuple[st.Step, ...]]]] = {}
 
@@ -144,9 +160,10 @@ def _remembered_setup(spec: Spec, machine: Machine, who: Identity, context: Cont
     """`_setup`, once for Specs that differ in their command alone: a service has few kinds of containers."""
     security = spec.security
     key = (
-        spec.rootfs, spec.mounts, spec.devices, spec.namespaces, spec.hostname or spec.name, spec.domainname, tuple(spec.sysctl.items()),
+        spec.init, spec.rootfs, spec.mounts, spec.devices, spec.namespaces, spec.hostname or spec.name, spec.domainname, tuple(spec.sysctl.items()),
         security.masked_paths, security.readonly_paths, security.no_new_privs, security.privileged,
         who.new, who.private, who.idmaps, who.uid, who.gid, who.maps_group(5), context.scratch, context.held, id(machine), id(context.view),
+        spec.has_init, tuple(spec.time_offsets.items()),
     )  # fmt: skip
     found = _setups.get(key)
     if found is None:
@@ -191,5 +208,10 @@ def _setup(spec: Spec, machine: Machine, who: Identity, context: Context) -> tup
         setup.append(st.Domainname(text=spec.domainname or "(none)", blame="domainname"))
     if kinds["network"] is True:
         setup.append(st.Loopback(blame="namespaces.network"))
+    if _own_time(spec):
+        setup.append(st.Unshare(a=CLONE["time"], blame="namespaces.time"))
+        if spec.time_offsets:
+            setup.append(st.Write(slot=st.PROC, text="self/timens_offsets", text2=_offsets(spec), blame="time_offsets"))
     setup += [st.Keep(slot=st.ROOT), st.Keep(slot=st.PROC)]
+    setup += guard_steps(spec, machine)
     return tuple(setup), tuple(mounts.parent)

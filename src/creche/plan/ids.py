@@ -10,7 +10,7 @@ from ..spec.identity import IdMap, covers
 from ..spec.spec import Spec
 from . import steps as st
 
-__all__ = ["Identity", "RANGE", "identity", "map_steps", "outside"]
+__all__ = ["RANGE", "Identity", "identity", "map_steps", "outside"]
 
 PAGE = 4096  #: a map must come in one write of less than a page: user_namespaces(7)
 RANGE = 65_536  #: ids that a container of root's has by default

@@ -331,7 +331,9 @@ class Mounts:
 
     def _devpts(self, devpts: DevPts, blame: str) -> None:
         options = [("ptmxmode", "0666"), ("mode", "0620")]
-        if self.who.maps_group(5):
+        user = self.spec.namespaces.user
+        mapped = self.who.maps_group(5) if user is True else any(e.inside <= 5 < e.inside + e.count for e in self.machine.gid_map)
+        if mapped and isinstance(user, bool):  # what a joined one maps is not known
             options.append(("gid", "5"))  # EINVAL where it is not mapped
         self._new("devpts", options, NOSUID | NOEXEC, blame, slot=st.DEVPTS)
         self.build.append(st.Attach(slot=st.DEVPTS, text=devpts.target, flags=st.KEEP_SLOT, blame=blame))
