@@ -38,22 +38,22 @@ _ACCOUNTS = 1 << 20  # bytes of /etc/passwd that are read: it is the guest's, an
 encoded = encode
 
 
-def derive(spec: Spec, command: Any, fields: dict[str, Any]) -> Spec:
-    """The container's Spec with another command and what differs for it."""
+def derive(spec: Spec, command: Any, fields: dict[str, Any]) -> tuple[Spec, dict[str, str]]:
+    """The container's Spec with another command and what differs for it; and the variables that are added to its own.
+
+    The latter are handed on as a caller's that the command inherits: so they come last, and add to the defaults too, of which HOME
+    is only known once it is known who the command is.
+    """
     for name in fields:
         if name not in _OF_A_COMMAND:
             raise SpecError(name, fields[name], f"a command in a live container can have {', '.join(sorted(_OF_A_COMMAND))}")
     changes = {"stdin": "pipe", "stdout": "pipe", "stderr": "pipe", "tty": None, "pass_fds": (), "limits": None, **fields}
-    if changes.get("env") is not None and spec.env is not None:
-        changes["env"] = {**spec.env, **dict(changes["env"])}
-    extra = None
-    if changes.get("env") is not None and spec.env is None:
-        # the defaults stay, with these added: they are computed once it is known who the command is
-        extra = changes["env"]
-        from .plan.command import PATH
-
-        changes["env"] = {"PATH": PATH, "HOME": "/tmp", "LANG": "C.UTF-8", **dict(extra)}
-    return attrs.evolve(spec, command=command, **changes)
+    derived = attrs.evolve(spec, command=command, **changes)
+    added = (derived.env or {}) if fields.get("env") is not None else {}
+    if "env" in fields:
+        names = (*derived.inherit_env, *(name for name in added if name not in derived.inherit_env))
+        derived = attrs.evolve(derived, env=spec.env, inherit_env=names)
+    return derived, added
 
 
 def needs_lookup(spec: Spec) -> bool:

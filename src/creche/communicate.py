@@ -95,8 +95,10 @@ class Collector:
             await self._done.wait()
 
 
-async def feed(stream: SendStream, data: bytes) -> None:
-    """Send it and close. A command that stops reading is not our error."""
+async def feed(stream: SendStream, data: bytes, *, terminal: bool = False) -> None:
+    """Send it and then the end of the file. A command that stops reading is not our error."""
     with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
         await stream.send(data)
+        if terminal:  # its end of file is a character at the start of a line: termios(3), VEOF
+            await stream.send(b"\x04" if not data or data[-1:] == b"\n" else b"\x04\x04")
     await stream.aclose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import signal as _signal
 import tempfile
@@ -31,7 +32,7 @@ from .plan.ids import outside, wants_range
 from .plumbing import Plumbing
 from .process import Process
 from .results import Exit, Reason, Usage
-from .spawn import RUNNING, Job, reap
+from .spawn import RUNNING, Job, exhausted, reap
 from .spec.limits import Limits
 from .spec.spec import Spec
 from .streams import ReceiveStream, SendStream
@@ -41,6 +42,7 @@ from .wire.failure import error_of
 
 __all__ = ["Container"]
 
+CLOSING = 30.0  # seconds in which what was killed must be dead
 _ids = count(1)
 
 
@@ -80,6 +82,8 @@ class Container(Place, Limited):
         self._began = 0.0
         self._exit: Exit | None = None
         self._reap_lock: anyio.Lock | None = None
+        self._asked: set[int] = set()
+        self._owner = os.getpid()
         self._watches: list[Watch] = []
         self._last_events: Events | None = None
 
@@ -104,12 +108,14 @@ class Container(Place, Limited):
     def exit(self) -> Exit | None:
         """How it ended; None while it lives."""
         self._look()
+        if self._exit is None and self._pidfd >= 0:
+            self._bury()
         return self._exit
 
     @property
     def returncode(self) -> int | None:
         """As `Exit.returncode`; None while it lives."""
-        return None if self._exit is None else self._exit.returncode
+        return None if self.exit is None else self.exit.returncode
 
     @property
     def stdin(self) -> SendStream | None:
@@ -206,7 +212,7 @@ class Container(Place, Limited):
         self._settle(plan.command)
         if lookup:
             assert self._main is not None
-            await self._execute(self._main, spec, plumbing, cgroup_fds, main=True)
+            await self._execute(self._main, spec, plumbing, cgroup_fds, self._context, main=True)
 
     def _begun(self) -> bool:
         if self._failure is not None:
@@ -219,6 +225,8 @@ class Container(Place, Limited):
         """The start has come to its end, well or not: take over the child, or raise what it failed of."""
         assert self._job is not None and self._channel is not None and self._plan is not None
         failure = self._failure[1] if self._failure else self._job.failure
+        if self._main is not None and self._main.trouble is not None:
+            raise self._main.trouble
         if failure is None and not self._begun():
             if self._channel.broken:
                 raise SpawnError("the container's first process sent what no init of ours sends", step="init")
@@ -228,7 +236,10 @@ class Container(Place, Limited):
         self._pid, self._pidfd = self._job.take()
         self._drop_job()
         if not self.spec.has_init and self._main is not None:
-            self._main._on_started(os.dup(self._pidfd), self._pid, -1)
+            try:
+                self._main._on_started([os.dup(self._pidfd)], self._pid)
+            except OSError as error:
+                raise exhausted(error.errno or 0) from None
         if self._range is not None:
             self._range.close()  # the init holds the lock from here on
 
@@ -263,15 +274,15 @@ class Container(Place, Limited):
         elif reply.type in (control.FAILED, control.START_FAILED):
             if reply.type == control.FAILED or process is self._main:
                 self._failure = (reply.id, reply.failure)
-            self._answers[reply.id] = (-1, [])
             if process is not None:
                 process.failure = reply.failure
-        elif reply.type == control.STARTED and process is not None and fds:
-            process._on_started(fds.pop(0), pid, fds.pop(0) if fds else -1)
-        elif reply.type == control.EXITED and process is not None:
+        elif reply.type == control.STARTED and process is not None and not process.started:
+            process._on_started(fds, pid)
+        elif reply.type == control.EXITED and process is not None and process.started:
             process._on_exited(reply, self._oom_kills())
             self._leave(reply.id)
-        elif reply.type == control.OPENED:
+        elif reply.type == control.OPENED and reply.id in self._asked:
+            self._asked.remove(reply.id)
             self._answers[reply.id] = (reply.status, fds)
             return
         for fd in fds:
@@ -338,16 +349,23 @@ class Container(Place, Limited):
         if self._reap_lock is None:
             self._reap_lock = anyio.Lock()
         async with self._reap_lock:
-            while not self._reaped:
-                try:
-                    found = reap(self._pidfd)
-                except ChildProcessError:
-                    found = (-1, (0,) * 5)  # the host program's waitpid(-1) took it; the dead are dead all the same
-                if found is None:
-                    await self._readable()
-                    continue
-                self._reaped = True
-                self._buried(*found)
+            if self._channel is not None and self._channel.broken:
+                self._strike()  # what sends such things is not to be waited for
+            while not self._bury():
+                await self._readable()
+
+    def _bury(self) -> bool:
+        """Reap the first process if it is dead: whether it is."""
+        if not self._reaped:
+            try:
+                found = reap(self._pidfd)
+            except ChildProcessError:
+                found = (-1, (0,) * 5)  # the host program's waitpid(-1) took it; the dead are dead all the same
+            if found is None:
+                return False
+            self._reaped = True
+            self._buried(*found)
+        return True
 
     async def _readable(self) -> None:
         at = _earlier(self._processes[1]._grace_ends, self._cpu_alarm())
@@ -396,6 +414,9 @@ class Container(Place, Limited):
         return commands.measured(exit, self._group, self.spec)
 
     async def _end(self, actions: tuple[Action, ...]) -> None:
+        if os.getpid() != self._owner:  # a fork of the host program leaves a block that is not its own
+            self._release()
+            return
         if Action.KILL in actions:
             if self._job is not None:  # still starting, wherever that is
                 self._job.cancel()
@@ -408,17 +429,22 @@ class Container(Place, Limited):
         if Action.REAP in actions and self._pidfd >= 0:
             for process in self._processes.values():
                 process._grace_ends = None
-            await self._gone()
+            with anyio.move_on_after(CLOSING):
+                await self._gone()
+        hangs = self._pidfd >= 0 and not self._reaped
         self._release()
         if self._group is not None:
             group, self._group = self._group, None
             await group.aremove()
+        if hangs:
+            raise CrecheError(f"the container was killed, but is not dead after {CLOSING} seconds: a process of it (pid {self._pid}) hangs in the kernel")
 
     def _release(self) -> None:
         """Everything that is ours here, none of which can block."""
         self._drop_job()
         for process in self._processes.values():
             process._close()
+        self._wake()
         if self._channel is not None:
             self._channel.close()
         for ident in list(self._subs):
@@ -432,22 +458,26 @@ class Container(Place, Limited):
             os.close(fd)
         if self._range is not None:
             self._range.close()
-        if self._scratch is not None:
+        if self._scratch is not None and os.getpid() == self._owner:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
-        if getattr(self, "_state", State.NEW) in (State.STARTING, State.RUNNING):
-            _warn(f"{self!r} was never closed: it is killed; use `async with`", ResourceWarning, source=self)
-            self._kill(Reason.KILLED, "the garbage collector")
-            while self._pidfd >= 0 and not self._reaped:
-                try:
-                    self._reaped = reap(self._pidfd) is not None
-                except ChildProcessError:
-                    break
+        if getattr(self, "_state", State.NEW) in (State.NEW, State.CLOSED):
+            return
+        if os.getpid() != self._owner:
             self._release()
-            if self._group is not None:
-                with contextlib.suppress(CrecheError):
-                    self._group.remove()
+            return
+        self._kill(Reason.KILLED, "the garbage collector")
+        if self._pidfd >= 0 and not self._reaped:
+            ended = select.poll()
+            ended.register(self._pidfd, select.POLLIN)
+            ended.poll(CLOSING * 1000)
+            self._bury()
+        self._release()
+        if self._group is not None:
+            with contextlib.suppress(CrecheError):
+                self._group.remove()
+        _warn(f"{self!r} was never closed: it is killed; use `async with`", ResourceWarning, source=self)
 
     def kill(self) -> None:
         """Kill everything in it, now. Nothing where it has ended."""
@@ -459,7 +489,11 @@ class Container(Place, Limited):
             if process._exit is None and process._killing is None:
                 process._killing, process._killed_by = reason, by
                 process.limit, process.limit_value = limit, value
-        if self._pidfd >= 0 and not self._reaped:
+        self._strike()
+
+    def _strike(self) -> None:
+        """SIGKILL for its first process, and so for all."""
+        if self._pidfd >= 0 and not self._reaped and os.getpid() == self._owner:
             with contextlib.suppress(ProcessLookupError):
                 _signal.pidfd_send_signal(self._pidfd, _signal.SIGKILL)
 
@@ -470,12 +504,13 @@ class Container(Place, Limited):
             return
         self._main.terminate(grace)
 
-    def _nudge(self) -> None:
-        """Whoever waits looks at the clock again."""
-        if self._channel is not None and not self._channel.ended:
+    def _wake(self) -> None:
+        """Whoever waits looks again: at the clock, or at what has changed."""
+        if self._channel is not None:
             self._channel.wake()
-        elif self._pidfd >= 0:
-            anyio.notify_closing(self._pidfd)
+        if self._pidfd >= 0:
+            with contextlib.suppress(RuntimeError, anyio.NoEventLoopError):  # no loop runs here any more
+                anyio.notify_closing(self._pidfd)
 
     def send_signal(self, signal: int) -> None:
         """Send the main command a signal. Raises ValueError for no signal; nothing where it has ended."""

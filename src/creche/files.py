@@ -38,9 +38,14 @@ async def put(opener: Opener, path: str, content: bytes | str | os.PathLike[str]
         if isinstance(content, (bytes, bytearray, memoryview)):
             await _write(fd, memoryview(content))
         else:
-            with open(content, "rb") as source:
-                while part := source.read(PART):
+            source = os.open(content, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hold the loop
+            try:
+                if not stat.S_ISREG(os.fstat(source).st_mode):
+                    raise FileError(os.fsdecode(content), errno.EINVAL)
+                while part := os.read(source, PART):
                     await _write(fd, memoryview(part))
+            finally:
+                os.close(source)
         os.fchmod(fd, mode)
     except FileError:
         raise

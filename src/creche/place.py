@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import signal
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +18,7 @@ from .lifecycle import State
 from .plumbing import Plumbing
 from .process import Process
 from .results import Reason, Result
+from .spawn import exhausted
 from .wire import control
 from .wire.failure import error_of
 
@@ -42,6 +45,7 @@ class Place:
         _context: Context
         _processes: dict[int, Process]
         _answers: dict[int, tuple[int, list[int]]]
+        _asked: set[int]
         _next: int
 
         def _enter(self, ident: int, limits: Limits | None) -> list[int]: ...
@@ -79,13 +83,14 @@ class Place:
         if self._state is not State.RUNNING or self._channel is None or not self.spec.has_init:
             why = self._state.value if self.spec.has_init else "it has no init of ours to start commands"
             raise CrecheError(f"the container can't run a command: {why}")
-        spec = commands.derive(self.spec, command, fields)
+        spec, added = commands.derive(self.spec, command, fields)
         plumbing = Plumbing(spec)
         ident, self._next = self._next, self._next + 1
         process = self._processes[ident] = Process(cast("Container", self), ident, spec.command or (), plumbing)
         try:
             cgroup_fds = self._enter(ident, spec.limits if fields.get("limits") else None)
-            await self._execute(process, spec, plumbing, cgroup_fds, main=False)
+            context = attrs.evolve(self._context, command_cgroups=len(cgroup_fds), caller={**self._context.caller, **added} if added else self._context.caller)
+            await self._execute(process, spec, plumbing, cgroup_fds, context, main=False)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await self._abandon(process)
@@ -95,31 +100,30 @@ class Place:
     async def _abandon(self, process: Process) -> None:
         """A command whose start failed or was cancelled: it may be on its way still, and must not outlive this."""
         assert self._channel is not None
-        if process.sent and process._ident not in self._answers:
-            await self._channel.until(lambda: process.started or process._ident in self._answers)
+        if process.sent and process.failure is None:
+            await self._channel.until(lambda: process.started or process.failure is not None)
             if process.started:
                 process._kill(Reason.KILLED, "a cancellation")
+                if process._pidfd < 0:
+                    with contextlib.suppress(OSError):
+                        await self._channel.send(control.SIGNAL, process._ident, number=int(signal.SIGKILL))
                 await self._channel.until(lambda: process._exit is not None)
-        self._answers.pop(process._ident, None)
         self._leave(process._ident)
         self._processes.pop(process._ident, None)
         process._close()
 
-    async def _execute(self, process: Process, spec: Spec, plumbing: Plumbing, cgroup_fds: list[int], *, main: bool) -> None:
+    async def _execute(self, process: Process, spec: Spec, plumbing: Plumbing, cgroup_fds: list[int], context: Context, *, main: bool) -> None:
         """Look the user up inside, compile the command and have the init start it."""
         assert self._plan is not None and self._machine is not None and self._channel is not None
         account = commands.account(spec, self._machine, self._plan) or await commands.look_up(spec, self._plan, self._read)
         if self._plan.who.private:
             self._give(plumbing, self._plan, account.uid, account.gid)
-        context = attrs.evolve(self._context, command_cgroups=len(cgroup_fds))
         steps = commands.steps(spec, self._machine, self._plan, account, context)
         flags = (control.RUN_MAIN if main else 0) | (control.RUN_PTY if spec.tty else 0)
         rows, columns = spec.tty or (0, 0)
         process.sent = True
         try:
-            await self._channel.send(
-                control.RUN, process._ident, flags=flags, a=rows, b=columns, blob=commands.encoded(steps), fds=[*plumbing.child, *cgroup_fds]
-            )
+            await self._send(control.RUN, process._ident, flags=flags, a=rows, b=columns, blob=commands.encoded(steps), fds=[*plumbing.child, *cgroup_fds])
         except BaseException:
             process.sent = False
             raise
@@ -127,26 +131,41 @@ class Place:
         await self._channel.until(lambda: process.started or process.failure is not None)
         if process.failure is not None:
             raise error_of(process.failure, spec, self._plan, tuple(steps), commands.why)
+        if process.trouble is not None:
+            raise process.trouble
         if not process.started:
             await self._gone()
             raise CrecheError("the container ended before the command could start")
+
+    async def _send(self, kind: int, ident: int, **fields: Any) -> None:
+        assert self._channel is not None
+        try:
+            await self._channel.send(kind, ident, **fields)
+        except (BrokenPipeError, ConnectionResetError):
+            raise CrecheError("the container has ended: nothing more can be run in it") from None
+        except OSError as error:  # no descriptor for a large Plan, or too many on their way: unix(7)
+            raise exhausted(error.errno or 0) from None
 
     async def _open_file(self, path: str, flags: int, mode: int = 0) -> int:
         """Open a file by way of the init, resolved inside the container's root; OSError where that can't be."""
         if self._state not in (State.RUNNING, State.STARTING) or self._channel is None or not self.spec.has_init:
             raise CrecheError(f"the container's files can't be reached: {self._state.value}")
         ident, self._next = self._next, self._next + 1
-        await self._channel.send(control.OPEN_FILE, ident, number=flags, a=mode, blob=os.fsencode(path))
+        self._asked.add(ident)
         try:
+            await self._send(control.OPEN_FILE, ident, number=flags, a=mode, blob=os.fsencode(path))
             await self._channel.until(lambda: ident in self._answers)
         except BaseException:
-            self._answers.setdefault(ident, (0, []))  # closed with the container when it comes
+            self._asked.discard(ident)  # what is answered later is closed
+            for fd in self._answers.pop(ident, (0, []))[1]:
+                os.close(fd)
             raise
         if ident not in self._answers:
             raise CrecheError("the container ended before its file could be opened")
         status, fds = self._answers.pop(ident)
         if status < 0 or not fds:
-            raise OSError(-status, os.strerror(-status), path)
+            number = -status or errno.EMFILE  # opened, and we had no number left for it
+            raise OSError(number, os.strerror(number), path)
         return fds[0]
 
     async def _read(self, path: str, limit: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal as _signal
 import time
@@ -10,11 +11,13 @@ from typing import TYPE_CHECKING
 import anyio.abc
 
 from .results import Detail, Exit, Reason, Usage
+from .spawn import exhausted
 from .streams import ReceiveStream, SendStream
 from .wire.control import Failure, Reply
 
 if TYPE_CHECKING:
     from .container import Container
+    from .errors import SpawnError
     from .plumbing import Plumbing
 
 __all__ = ["Process"]
@@ -44,14 +47,23 @@ class Process(anyio.abc.Process):
         self.kills_before = 0
         self.sent = False
         self.failure: Failure | None = None
+        self.trouble: SpawnError | None = None  #: it was executed, and we can't hold it
 
     # ---- what the container tells ----
 
-    def _on_started(self, pidfd: int, pid: int, master: int) -> None:
-        self._pidfd, self._pid = pidfd, pid
-        self.started = True
-        if master >= 0:
-            self._plumbing.terminal(master)
+    def _on_started(self, fds: list[int], pid: int) -> None:
+        """It was executed: take its pidfd and, with a terminal, the master; the kernel drops what we have no number for."""
+        self.started, self._pid = True, pid
+        try:
+            if not fds:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            self._pidfd = fds.pop(0)
+            if self._plumbing.tty:
+                if not fds:
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                self._plumbing.terminal(fds.pop(0))
+        except OSError as error:
+            self.trouble = exhausted(error.errno or errno.EMFILE)
 
     def _on_exited(self, reply: Reply, oom_kills: int) -> None:
         usage = Usage(
@@ -66,7 +78,7 @@ class Process(anyio.abc.Process):
             return
         code = signal = None
         if status is None:
-            signal = _signal.SIGKILL if self._killing else None
+            signal = int(_signal.SIGKILL) if self._killing else None
             reason = self._killing or Reason.LOST
         elif os.WIFEXITED(status):
             code, reason = os.WEXITSTATUS(status), Reason.EXITED
@@ -101,7 +113,7 @@ class Process(anyio.abc.Process):
     @property
     def returncode(self) -> int | None:
         """None while it runs; then its status, or the negative number of its signal."""
-        return None if self._exit is None else self._exit.returncode
+        return None if self.exit is None else self.exit.returncode
 
     @property
     def exit(self) -> Exit | None:
@@ -147,7 +159,7 @@ class Process(anyio.abc.Process):
         self.send_signal(_signal.SIGTERM)
         if self._exit is None and self._grace_ends is None:
             self._grace_ends = time.monotonic() + grace
-            self._box._nudge()
+            self._box._wake()
 
     def kill(self) -> None:
         """Send SIGKILL to the command; what it left behind lives on in the container."""

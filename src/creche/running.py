@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -72,7 +73,7 @@ async def run(
 
             result = await _attend(box._main, box.wait, kill, input, deadline, timeout, max_output, on_overflow)
     if result is None:
-        result = _too_slow(spec.command, timeout)
+        result = _too_slow(spec.command or (), timeout)
     return result.check() if check else result
 
 
@@ -123,10 +124,11 @@ async def _attend(
     out, err = Collector(process.stdout, max_output, overflow), Collector(process.stderr, max_output, overflow)
     async with anyio.create_task_group() as tasks:
         if process.stdin is not None:
-            if input is None:
+            tty = process._plumbing.tty
+            if input is None and not tty:
                 process.stdin.close()
             else:
-                tasks.start_soon(feed, process.stdin, input)
+                tasks.start_soon(partial(feed, process.stdin, input or b"", terminal=tty))
         for collector in (out, err):
             tasks.start_soon(collector.drain)
         # Past the deadline we still wait, shielded from it and from nothing else: what is killed dies at once.

@@ -13,7 +13,7 @@ from .plan.compile import CLONE, Plan
 from .wire.control import RUN_MAIN, RUN_PTY, Failure, failure_of
 from .wire.encode import encode, encode_known
 
-__all__ = ["Job", "reap"]
+__all__ = ["Job", "exhausted", "reap"]
 
 PARENT, SETUP, COMMAND = 0, 2, 3
 SPAWN_INIT, SPAWN_COPY, SPAWN_AMBIENT = 1, 2, 4
@@ -56,7 +56,12 @@ class Job:
         self.plan = plan
         self.pidfd = -1
         joins = open_joins(plan)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        except OSError as failed:
+            for fd in joins:
+                os.close(fd)
+            raise exhausted(failed.errno or 0) from None
         self.socket = ours
         flags = (SPAWN_INIT if plan.init else 0) | (SPAWN_AMBIENT if plan.ambient else 0)
         if not plan.init or joins:
@@ -65,7 +70,7 @@ class Job:
         try:
             self._job = lib.creche_job_new(flags, plan.flags, ours.fileno(), theirs.fileno(), joins, len(joins), error)
             if self._job == ffi.NULL:
-                raise _exhausted(-error[0])
+                raise exhausted(-error[0])
         except BaseException:
             ours.close()
             raise
@@ -91,7 +96,7 @@ class Job:
 
     def _check(self, result: int) -> None:
         if result < 0:
-            raise _exhausted(-result)
+            raise exhausted(-result)
 
     @property
     def state(self) -> int:
@@ -121,7 +126,8 @@ class Job:
             self._job = None
 
 
-def _exhausted(errno: int) -> SpawnError:
+def exhausted(errno: int) -> SpawnError:
+    """The error for what the kernel refuses for want of descriptors, processes or memory."""
     hint = "raise RLIMIT_NOFILE (ulimit -n)" if errno in (23, 24) else "free memory, or raise RLIMIT_NPROC (ulimit -u)"
     return SpawnError(f"the spawn could not be begun: {os.strerror(errno)}", step="spawn", errno=errno, hint=hint)
 

@@ -14,6 +14,7 @@ __all__ = ["ReceiveStream", "SendStream"]
 
 CHUNK = 65_536  # bytes of one read: a pipe's default capacity, pipe(7)
 WIDE = 1 << 20  # the capacity asked for once a reader sees that the writer is faster
+SHARE = 1 << 22  # bytes after which others on the loop have their turn: about a millisecond
 F_SETPIPE_SZ = 1031
 
 
@@ -55,6 +56,7 @@ class ReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
         self._kept = bytearray()  # read, and not yet given out by lines()
         self._ended = False
         self._widened = False
+        self._since = 0  # bytes since others on the loop had their turn
         self._size = CHUNK
 
     def _read(self, fd: int, size: int) -> bytes | None:
@@ -87,21 +89,29 @@ class ReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
         data = self._read(self._open(), max_bytes)  # type: ignore[assignment]
         if data == b"":
             self._ended = True
+        elif data is not None:
+            self._since += len(data)
         return data
+
+    async def _turn(self) -> None:
+        """Be cancelled before anything is read, never after; and let others run, however fast the writer is."""
+        if self._since < SHARE:
+            await anyio.lowlevel.checkpoint_if_cancelled()
+        else:
+            self._since = 0
+            await anyio.lowlevel.checkpoint()
 
     async def receive(self, max_bytes: int = CHUNK) -> bytes:
         """At least one byte and at most `max_bytes`. Raises EndOfStream, ClosedResourceError, BusyResourceError."""
-        waited = False
+        await self._turn()
         while True:
             data = self.receive_nowait(max(max_bytes, self._size) if max_bytes == CHUNK else max_bytes)
             if data == b"":
                 raise anyio.EndOfStream
             if data is not None:
-                if not waited:
-                    await anyio.lowlevel.checkpoint_if_cancelled()
                 return data
             await anyio.wait_readable(self._open())
-            waited = True
+            self._since = 0
 
     async def lines(self, encoding: str | None = None, max: int = CHUNK) -> AsyncIterator[bytes | str]:  # noqa: A002
         """Lines without their newline, as bytes or decoded; one longer than `max` bytes comes in pieces.
@@ -124,13 +134,16 @@ class ReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
             searched = len(self._kept)
             if self._ended:
                 break
+            await self._turn()
             data = self._read(self._open(), self._size)
             if data is None:
                 await anyio.wait_readable(self._open())
+                self._since = 0
             elif data == b"":
                 self._ended = True
             else:
                 self._kept += data
+                self._since += len(data)
         if self._kept:
             line = bytes(self._kept)
             self._kept.clear()
@@ -147,10 +160,16 @@ class SendStream(_Descriptor, anyio.abc.ByteSendStream):
     async def send(self, item: bytes) -> None:
         """Send all of `item`, waiting for the reader. Raises BrokenResourceError where nobody reads any more."""
         await anyio.lowlevel.checkpoint_if_cancelled()
-        view = memoryview(item)
+        view = memoryview(item).cast("B")
+        since = 0
         while view:
             try:
-                view = view[os.write(self._open(), view) :]
+                count = os.write(self._open(), view[:SHARE])
+                view = view[count:]
+                since += count
+                if since >= SHARE:
+                    since = 0
+                    await anyio.lowlevel.checkpoint()
             except BlockingIOError:
                 await anyio.wait_writable(self._open())
             except BrokenPipeError:

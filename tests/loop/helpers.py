@@ -1,0 +1,76 @@
+"""What tests of living containers share: programs to run inside, and a look at the host's processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+
+SLEEPER = ["sleep", "1000"]
+BOUND = 20.0  # seconds after which a test that waits has failed; nothing measures with it
+
+
+def shell(text: str) -> list[str]:
+    """An argv for the container's shell."""
+    return ["sh", "-c", text]
+
+
+def python(text: str) -> list[str]:
+    """An argv for the Python that HostView shows, which is the system's."""
+    return ["python3", "-S", "-c", text]
+
+
+def parent_of(pid: int) -> int:
+    """The pid of its parent, or 0 where it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs: a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def below(pid: int) -> set[int]:
+    """The processes that descend from it, as the host sees them."""
+    parents = {int(name): parent_of(int(name)) for name in os.listdir("/proc") if name.isdigit()}
+    found: set[int] = set()
+    more = {pid}
+    while more:
+        more = {child for child, parent in parents.items() if parent in more and child not in found}
+        found |= more
+    return found
+
+
+async def until(condition: Callable[[], bool], what: str = "a condition") -> None:
+    """Wait for it, within the bound."""
+    deadline = time.monotonic() + BOUND
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        await anyio.sleep(0.005)
+
+
+def wait_for(condition: Callable[[], bool], what: str = "a condition") -> None:
+    """The same without a loop."""
+    deadline = time.monotonic() + BOUND
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.005)
+
+
+def supervisor(program: str, *arguments: str) -> subprocess.Popen[str]:
+    """Another process that supervises containers: its program is text, and says on standard output what the test waits for."""
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )  # fmt: skip
