@@ -114,6 +114,8 @@ int slot_take(struct ctx *c, unsigned slot)
 
 void slot_drop(struct ctx *c, unsigned slot)
 {
+	if (slot >= CRECHE_SLOTS)
+		return;
 	if (c->slots[slot] >= 0)
 		sys1(__NR_close, c->slots[slot]);
 	c->slots[slot] = -1;

@@ -169,6 +169,8 @@ STEP(SIGNALS)
 /* The list of NUL-ended strings in a text, as execve wants it. */
 static char **strings(const char *text, uint32_t size, uint64_t count)
 {
+	if (count > (uint64_t)size + 1) /* each has a byte at least; and the sum below must not wrap */
+		return 0;
 	size_t bytes = (count + 1) * sizeof(char *);
 	long memory = sys6(__NR_mmap, 0, bytes, 3 /* PROT_READ | PROT_WRITE */, 0x22 /* MAP_PRIVATE | MAP_ANONYMOUS */, -1, 0);
 	char **list = (char **)memory;

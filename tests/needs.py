@@ -128,6 +128,16 @@ def _libseccomp() -> str | None:
     return None
 
 
+@_need("sanitizers")
+def _sanitizers() -> str | None:
+    command = ["cc", "-fsanitize=address,undefined", "-x", "c", "-", "-o", "/dev/null"]
+    try:
+        done = subprocess.run(command, input="int main(void) { return 0; }", capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "cc (Debian's package gcc)"
+    return "a cc with -fsanitize=address,undefined (Debian's package libgcc-12-dev or newer)" if done.returncode else None
+
+
 @_need("x86_64")
 def _x86_64() -> str | None:
     return None if os.uname().machine == "x86_64" else "a machine with x86-64"
