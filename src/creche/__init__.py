@@ -57,7 +57,7 @@ _HOMES = {
     "UnsupportedError": "errors", "Usage": "results", "run": "running",
 }  # fmt: skip
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605
+__all__ = sorted(_HOMES)
 __version__ = "0.1.0"
 
 

@@ -29,7 +29,7 @@ CLONE = {
 class Context:
     """What a compilation needs to know beside Spec and Machine; all of it values."""
 
-    view: HostListing = HostListing()
+    view: HostListing = field(factory=HostListing)
     base: int | None = None  #: the first id of the range reserved for the container
     count: int = RANGE
     scratch: str | None = None  #: a folder for a throw-away upper layer, where tmpfs can't be one
@@ -189,6 +189,11 @@ def _setup(spec: Spec, machine: Machine, who: Identity, context: Context) -> tup
         setup += mounts.host  # the host's paths, opened as the caller
     else:
         setup += [st.Open(slot=st.ROOT, text="/", flags=st.DIRECTORY), st.Open(slot=st.PROC, text="/proc", flags=st.DIRECTORY)]
+    if _own_time(spec):
+        setup.append(st.Unshare(a=CLONE["time"], blame="namespaces.time"))
+        if spec.time_offsets:  # while /proc/self is the caller's: after a change of ids it is not
+            setup.append(st.Open(slot=st.PROC, text="/proc", flags=st.DIRECTORY))
+            setup.append(st.Write(slot=st.PROC, text="self/timens_offsets", text2=_offsets(spec), blame="time_offsets"))
     if who.new or not isinstance(kinds["user"], bool):
         setup.append(st.Identity(a=who.uid, b=who.gid, blame="uid_map"))  # from here on as the container's root
     if kinds["mount"] is True:
@@ -208,10 +213,6 @@ def _setup(spec: Spec, machine: Machine, who: Identity, context: Context) -> tup
         setup.append(st.Domainname(text=spec.domainname or "(none)", blame="domainname"))
     if kinds["network"] is True:
         setup.append(st.Loopback(blame="namespaces.network"))
-    if _own_time(spec):
-        setup.append(st.Unshare(a=CLONE["time"], blame="namespaces.time"))
-        if spec.time_offsets:
-            setup.append(st.Write(slot=st.PROC, text="self/timens_offsets", text2=_offsets(spec), blame="time_offsets"))
     setup += [st.Keep(slot=st.ROOT), st.Keep(slot=st.PROC)]
     setup += guard_steps(spec, machine)
     return tuple(setup), tuple(mounts.parent)

@@ -115,9 +115,8 @@ def _explain(failure: Failure, step: st.Step, spec: Spec, plan: Plan, text: str,
         return f"{field}: the kernel refused {_text(step)}: {said}", what
     if isinstance(step, (st.User, st.Groups)):
         return f"{field}: {said}", "the ids must be mapped in the container: widen uid_map and gid_map"
-    if isinstance(step, st.Descriptors):
-        if error in (e.EMFILE, e.EINVAL, e.EBADF):
-            return f"{field}: the descriptors could not be put in place: {said}", "numbers above RLIMIT_NOFILE can't be had: raise it, or give lower ones"
+    if isinstance(step, st.Descriptors) and error in (e.EMFILE, e.EINVAL, e.EBADF):
+        return f"{field}: the descriptors could not be put in place: {said}", "numbers above RLIMIT_NOFILE can't be had: raise it, or give lower ones"
     if isinstance(step, st.Rlimit):
         return f"{field}: {said}", "a hard limit can be raised by a privileged caller alone: give one that is not above your own (ulimit -H)"
     if isinstance(step, st.Nice):
