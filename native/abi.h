@@ -40,7 +40,7 @@ enum { CRECHE_PHASE_PARENT, CRECHE_PHASE_CHILD, CRECHE_PHASE_SETUP, CRECHE_PHASE
 
 /* Flags of Steps. */
 enum {
-	CRECHE_OPTIONAL = 1,            /* SYMLINK, LANDLOCK_PATH: there already, or absent, is well too */
+	CRECHE_OPTIONAL = 1,            /* SYMLINK, LANDLOCK_PATH, GROUPS: there already, absent or denied is well too */
 	CRECHE_RECURSIVE = 2,           /* OPEN_TREE, MOUNT_ATTR */
 	CRECHE_DIRECTORY = 4,           /* OPEN: nothing else will do; ATTACH with slot2: make one */
 	CRECHE_KEEP_SLOT = 8,           /* ATTACH: the slot is used again */

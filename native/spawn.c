@@ -295,6 +295,8 @@ static int join_and_clone(void *arg)
 		.pidfd = (uintptr_t)&pidfd };
 	long r = 0;
 
+	/* In there setgroups may be denied, and what groups a privileged caller has would stay for good. */
+	sys2(__NR_setgroups, 0, 0);
 	for (unsigned i = 0; i < job->join_count && r >= 0; i++) {
 		r = sys2(__NR_setns, job->joins[i], 0);
 		if (r < 0)

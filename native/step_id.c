@@ -48,7 +48,13 @@ STEP(KEEP_CAPS)
 	return sys5(__NR_prctl, PR_SET_KEEPCAPS, 1, 0, 0, 0);
 }
 
-STEP(GROUPS) { return sys2(__NR_setgroups, s->text_size / sizeof(uint32_t), TEXT(c, s)); }
+STEP(GROUPS)
+{
+	long r = sys2(__NR_setgroups, s->text_size / sizeof(uint32_t), TEXT(c, s));
+
+	return r == -EPERM && s->flags & CRECHE_OPTIONAL ? 0 : r;
+}
+
 STEP(USER) { return step_IDENTITY(c, s); }
 
 /* One list for every set: bounding, permitted, effective; inheritable and ambient only where it is not empty

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from needs import needs
 from privileged.look import sh
 
 from creche import Directory, File, HostView, Overlay, Tmpfs
+from needs import needs
 
 pytestmark = needs("userns", "native", "busybox")
 

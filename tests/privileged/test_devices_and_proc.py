@@ -5,11 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from needs import needs
 from privileged.look import ROOT, python, run, sh
 
-from creche import Bind, DevPts, Directory, File, IdMap, Mqueue, Namespaces, Overlay, Proc, Security, Spec, SpecError, Sysfs, Tmpfs
+from creche import (
+    Bind,
+    DevPts,
+    Directory,
+    File,
+    IdMap,
+    Mqueue,
+    Namespaces,
+    Overlay,
+    Proc,
+    Security,
+    Spec,
+    SpecError,
+    Sysfs,
+    Tmpfs,
+)
 from creche.plan.mounts import MASKED, READONLY
+from needs import needs
 
 pytestmark = needs("userns", "native", "busybox")
 MIB = 1 << 20

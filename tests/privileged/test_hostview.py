@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from needs import needs
 from privileged.look import ROOT, python, run, sh
 
 from creche import Bind, File, HostView, Namespaces, Tmpfs
 from creche.hostview import ETC, TOP
+from needs import needs
 
 pytestmark = needs("userns", "native")
 

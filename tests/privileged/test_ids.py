@@ -10,12 +10,12 @@ from pathlib import Path
 
 import anyio
 import pytest
-from needs import needs
 from privileged.look import ROOT, inside, run, sh
 
 import creche
-from creche import Bind, Directory, HostView, IdMap, Overlay, Security, Spec, SpawnError, SpecError
+from creche import Bind, Directory, HostView, IdMap, Overlay, Security, SpawnError, Spec, SpecError
 from creche.machine import probe
+from needs import needs
 
 pytestmark = needs("userns", "native")
 many_ids = needs() if ROOT else needs("subids", "newuidmap")

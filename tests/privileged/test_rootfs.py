@@ -7,11 +7,11 @@ from pathlib import Path
 
 import anyio
 import pytest
-from needs import needs
 from privileged.look import ROOT, inside, run, sh
 
 import creche
 from creche import Bind, Directory, File, IdMap, Namespaces, Overlay, Spec, Tmpfs
+from needs import needs
 
 pytestmark = needs("userns", "native", "busybox", "overlay")
 

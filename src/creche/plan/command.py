@@ -157,7 +157,7 @@ def _ids(spec: Spec, machine: Machine, who: Identity, account: Account) -> list[
             raise SpecError("groups", spec.groups, "setgroups is denied where one id is mapped: give sub-ids and an explicit gid_map")
         steps.append(st.Groups(text=struct.pack(f"={len(account.groups)}I", *account.groups), blame="groups"))
     elif may_set:
-        # In a joined user namespace setgroups may be denied, and then has no groups to take away (user_namespaces(7)).
+        # In a joined user namespace setgroups may be denied; then the caller's groups stay (user_namespaces(7)).
         flags = 0 if isinstance(spec.namespaces.user, bool) else st.OPTIONAL
         steps.append(st.Groups(text=b"", flags=flags, blame="groups"))
     if not who.maps(account.uid):
