@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .errors import SpecError as SpecError
     from .errors import UnsupportedError as UnsupportedError
     from .jobs.queue import JobQueue as JobQueue
+    from .pool import Pool as Pool
     from .process import Process as Process
     from .results import Exit as Exit
     from .results import Reason as Reason
@@ -51,7 +52,7 @@ _HOMES = {
     "Bind": "spec.filesystem", "CgroupError": "errors", "ChildSpec": "supervisor.childspec", "Container": "container", "CrecheError": "errors", "DevPts": "spec.filesystem",
     "Directory": "spec.filesystem", "Exit": "results", "ExitError": "errors", "File": "spec.filesystem", "FileError": "errors",
     "HostView": "spec.filesystem", "IdMap": "spec.identity", "JobQueue": "jobs.queue", "Landlock": "spec.security", "Limits": "spec.limits", "Mqueue": "spec.filesystem",
-    "Namespaces": "spec.namespaces", "Overlay": "spec.filesystem", "Proc": "spec.filesystem", "Process": "process", "Reason": "results",
+    "Namespaces": "spec.namespaces", "Overlay": "spec.filesystem", "Pool": "pool", "Proc": "spec.filesystem", "Process": "process", "Reason": "results",
     "Result": "results", "SeccompRules": "spec.security", "Security": "spec.security", "SpawnError": "errors", "Spec": "spec.spec",
     "SpecError": "errors", "Supervisor": "supervisor.supervisor", "Symlink": "spec.filesystem", "Sysfs": "spec.filesystem", "Tmpfs": "spec.filesystem",
     "UnsupportedError": "errors", "Usage": "results", "run": "running",

@@ -1,0 +1,215 @@
+"""Pool: containers made ahead of time and handed out once each, so that a run costs a command and not a start."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any, Self
+
+import anyio
+import anyio.abc
+from attrs import evolve, frozen
+
+from .container import Container
+from .errors import CrecheError, SpecError
+from .lifecycle import State
+from .results import Result
+from .spec.checks import Whole
+from .spec.spec import Spec
+from .units import seconds
+
+__all__ = ["Pool", "PoolStatistics"]
+
+_RETRY = (0.05, 0.2, 1.0, 5.0)  # seconds before the next try to make one, while making fails
+
+
+@frozen(kw_only=True)
+class PoolStatistics:
+    """The figures of a pool at one moment."""
+
+    ready: int  #: containers that wait to be handed out
+    starting: int
+    leased: int
+    waiting: int  #: tasks that wait for one
+    made: int  #: since the pool was entered
+    failed: int  #: starts that failed
+    expired: int  #: thrown away for their age, or found dead
+    waited: float  #: seconds that the tasks served so far have waited, together
+
+
+class Pool:
+    """Keeps `size` containers ready; each is used once and thrown away, so no guest finds anything of another's.
+
+    ``async with pool.acquire() as box`` gives a Container that is a place (no main command); leaving the block ends it, and
+    another is made in the background. ``await pool.run(command)`` does that for one command. At most `maximum` are alive
+    at a time, ready and handed out together; who comes when none is left waits, first come first served. One that is
+    older than `ttl` seconds is replaced, since what it sees of the host may have changed.
+
+    A start that fails is raised to the task that waits longest, and tried again after a while.
+
+    >>> async with Pool(Spec(limits=Limits(memory="256M")), size=4) as pool:
+    ...     result = await pool.run(["python3", "-c", "print(6*7)"], timeout=5)
+    """
+
+    def __init__(self, spec: Spec, size: int = 4, *, maximum: int | None = None, ttl: float | None = None) -> None:
+        if not isinstance(spec, Spec):
+            raise SpecError("spec", spec, "give a Spec without a command")
+        if spec.command is not None:
+            raise SpecError("spec.command", spec.command, "a pool's containers are places: give the command to run()")
+        self.spec = spec if spec.tty is None else evolve(spec, tty=None)
+        self.size = Whole(1, 100_000, "a number of containers")(size, "size")
+        self.maximum = Whole(self.size, 1_000_000, "a number that is not below size")(maximum, "maximum") if maximum is not None else max(64, 4 * self.size)
+        self.ttl = None if ttl is None else seconds(ttl, "ttl")
+        self._ready: deque[tuple[float, Container]] = deque()
+        self._waiters: deque[_Waiter] = deque()
+        self._starting = self._leased = self._made = self._failed = self._expired = 0
+        self._failures = 0  # in a row
+        self._waited = 0.0
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._state = State.NEW
+        self._news: anyio.Event | None = None
+
+    # ---- its life ----
+
+    async def __aenter__(self) -> Self:
+        if self._state is not State.NEW:
+            raise CrecheError(f"the pool can't be entered: {self._state.value}")
+        self._state = State.RUNNING
+        self._tasks = await anyio.create_task_group().__aenter__()
+        self._tasks.start_soon(self._keep)
+        return self
+
+    async def __aexit__(self, *error: Any) -> bool | None:
+        assert self._tasks is not None
+        self._state = State.CLOSED
+        for waiter in self._waiters:
+            waiter.give(CrecheError("the pool was closed"))
+        self._waiters.clear()
+        self._tasks.cancel_scope.cancel()
+        try:
+            return await self._tasks.__aexit__(*error)
+        finally:
+            with anyio.CancelScope(shield=True):
+                while self._ready:
+                    await self._ready.popleft()[1].__aexit__()
+
+    async def _keep(self) -> None:
+        """Start what is missing; replace what is too old."""
+        assert self._tasks is not None
+        while True:
+            while self._ready and self.ttl is not None and time.monotonic() - self._ready[0][0] > self.ttl:
+                self._expired += 1
+                await self._throw(self._ready.popleft()[1])
+            alive = len(self._ready) + self._starting + self._leased
+            missing = self.size + len(self._waiters) - len(self._ready) - self._starting
+            for _ in range(min(missing, self.maximum - alive)):
+                self._starting += 1
+                self._tasks.start_soon(self._start)
+            self._news = anyio.Event()
+            oldest = self._ready[0][0] + self.ttl - time.monotonic() if self._ready and self.ttl is not None else None
+            with anyio.move_on_after(None if oldest is None else max(0.01, oldest)):
+                await self._news.wait()
+
+    def _look(self) -> None:
+        if self._news is not None:
+            self._news.set()
+
+    async def _start(self) -> None:
+        try:
+            if self._failures:
+                await anyio.sleep(_RETRY[min(self._failures, len(_RETRY)) - 1])
+            box = Container(self.spec)
+            await box.__aenter__()
+        except (CrecheError, OSError) as error:
+            self._failed += 1
+            self._failures += 1
+            if self._waiters:
+                self._waiters.popleft().give(error)
+        else:
+            self._made += 1
+            self._failures = 0
+            if self._state is State.RUNNING:
+                self._offer(box)
+            else:
+                await self._throw(box)
+        finally:
+            self._starting -= 1
+            self._look()
+
+    def _offer(self, box: Container) -> None:
+        if self._waiters:
+            self._waiters.popleft().give(box)
+        else:
+            self._ready.append((time.monotonic(), box))
+
+    async def _throw(self, box: Container) -> None:
+        with anyio.CancelScope(shield=True):
+            await box.__aexit__()
+
+    # ---- what users call ----
+
+    @contextlib.asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Container]:
+        """A container of the pool, for the time of the block; what the start of one raises, where that fails."""
+        box = await self._take()
+        self._leased += 1
+        try:
+            yield box
+        finally:
+            self._leased -= 1
+            self._look()  # its successor is made while it ends
+            await self._throw(box)
+
+    async def _take(self) -> Container:
+        if self._state is not State.RUNNING:
+            raise CrecheError(f"the pool has no containers: {'use it in its block' if self._state is State.NEW else self._state.value}")
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        while self._ready:
+            _, box = self._ready.popleft()
+            self._look()
+            if box.exit is None:
+                return box
+            self._expired += 1  # killed from outside while it waited
+            await self._throw(box)
+        waiter = _Waiter()
+        self._waiters.append(waiter)
+        self._look()
+        try:
+            await waiter.event.wait()
+        except BaseException:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+            elif isinstance(waiter.got, Container):  # it came at the moment of the cancellation
+                self._offer(waiter.got)
+            raise
+        self._waited += time.monotonic() - waiter.since
+        if not isinstance(waiter.got, Container):
+            raise waiter.got
+        return waiter.got
+
+    async def run(self, command: Any, **options: Any) -> Result:
+        """Run one command in a container of the pool: `Container.run` with the same options."""
+        async with self.acquire() as box:
+            return await box.run(command, **options)
+
+    def statistics(self) -> PoolStatistics:
+        """Its figures now."""
+        return PoolStatistics(
+            ready=len(self._ready), starting=self._starting, leased=self._leased, waiting=len(self._waiters), made=self._made,
+            failed=self._failed, expired=self._expired, waited=self._waited,
+        )  # fmt: skip
+
+
+class _Waiter:
+    """A task that waits for a container, and what it is given."""
+
+    def __init__(self) -> None:
+        self.event = anyio.Event()
+        self.since = time.monotonic()
+        self.got: Container | BaseException = CrecheError("nothing was given")
+
+    def give(self, what: Container | BaseException) -> None:
+        self.got = what
+        self.event.set()

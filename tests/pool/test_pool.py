@@ -1,0 +1,127 @@
+"""Pool: containers are ready before they are asked for, used once, replaced; nobody is served out of turn."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import anyio
+import pytest
+
+from creche import CrecheError, Directory, Pool, SpawnError, Spec, SpecError
+
+
+async def until(condition: object) -> None:
+    with anyio.fail_after(20):
+        while not condition():  # type: ignore[operator]
+            await anyio.sleep(0.01)
+
+
+async def test_containers_are_ready_before_they_are_asked_for() -> None:
+    async with Pool(Spec(), size=2) as pool:
+        await until(lambda: pool.statistics().ready == 2)
+        made = pool.statistics().made
+        result = await pool.run(["echo", "hello"], timeout=20)
+        assert result.stdout == b"hello\n" and result.ok
+        await until(lambda: pool.statistics().ready == 2)
+        assert pool.statistics().made == made + 1
+
+
+async def test_no_guest_finds_what_another_left() -> None:
+    async with Pool(Spec(), size=1) as pool:
+        left = await pool.run(["sh", "-c", "echo secret > /tmp/left; echo secret > /dev/shm/left; cat /tmp/left"])
+        assert left.stdout == b"secret\n"  # the control: it was there
+        found = await pool.run(["sh", "-c", "ls -A /tmp /dev/shm"])
+        assert found.stdout.split() == [b"/dev/shm:", b"/tmp:"]
+
+
+async def test_what_is_leased_ends_with_its_block() -> None:
+    async with Pool(Spec(), size=1) as pool:
+        async with pool.acquire() as box:
+            pid = box.pid
+            assert (await box.run(["true"])).ok
+            assert Path(f"/proc/{pid}").exists()
+        assert not Path(f"/proc/{pid}").exists()
+        with pytest.raises(CrecheError):
+            await box.run(["true"])
+
+
+async def test_at_most_maximum_are_alive_and_who_waits_is_served_in_turn() -> None:
+    served: list[int] = []
+    async with Pool(Spec(), size=1, maximum=1) as pool, anyio.create_task_group() as tasks:
+
+        async def use(number: int) -> None:
+            async with pool.acquire() as box:
+                served.append(number)
+                assert pool.statistics().leased == 1
+                await box.run(["true"])
+
+        async with pool.acquire():
+            for number in range(4):
+                tasks.start_soon(use, number)
+                await until(lambda number=number: pool.statistics().waiting == number + 1)
+    assert served == [0, 1, 2, 3]
+
+
+async def test_a_wait_that_is_cancelled_loses_no_container() -> None:
+    async with Pool(Spec(), size=1, maximum=1) as pool:
+        async with pool.acquire():
+            with anyio.move_on_after(0.05):
+                async with pool.acquire():
+                    pytest.fail("there was none to give")
+            assert pool.statistics().waiting == 0
+        assert (await pool.run(["true"])).ok
+
+
+async def test_one_that_was_killed_while_it_waited_is_not_handed_out() -> None:
+    async with Pool(Spec(), size=1) as pool:
+        await until(lambda: pool.statistics().ready == 1)
+        victim = pool._ready[0][1]
+        pidfd = os.pidfd_open(victim.pid)
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        await anyio.wait_readable(pidfd)
+        os.close(pidfd)
+        async with pool.acquire() as box:
+            assert box is not victim
+            assert (await box.run(["true"])).ok
+
+
+async def test_the_old_are_replaced() -> None:
+    async with Pool(Spec(), size=1, ttl=0.1) as pool:
+        await until(lambda: pool.statistics().expired >= 1 and pool.statistics().made >= 2)
+
+
+async def test_a_start_that_fails_is_told_to_who_waits_and_tried_again(tmp_path: Path) -> None:
+    root = tmp_path / "later"
+    async with Pool(Spec(rootfs=Directory(root)), size=1) as pool:
+        with pytest.raises(SpawnError, match="later"):
+            await pool.run(["true"])
+        assert pool.statistics().failed >= 1
+
+
+async def test_closing_tells_those_who_wait(tmp_path: Path) -> None:
+    told: list[str] = []
+    pool = Pool(Spec(rootfs=Directory(tmp_path / "never")), size=1)
+    pool._failures = 4  # as after many failures: the next try is seconds away
+
+    async def wait() -> None:
+        try:
+            async with pool.acquire():
+                pytest.fail("there was none to give")
+        except CrecheError as error:
+            told.append(str(error))
+
+    async with anyio.create_task_group() as tasks:
+        async with pool:
+            tasks.start_soon(wait)
+            await until(lambda: pool.statistics().waiting == 1)
+    assert told == ["the pool was closed"]
+
+
+@pytest.mark.parametrize("given", [{"size": 0}, {"size": 2, "maximum": 1}, {"ttl": -1}])
+def test_nonsense_is_refused(given: dict[str, object]) -> None:
+    with pytest.raises(SpecError):
+        Pool(Spec(), **given)  # type: ignore[arg-type]
+    with pytest.raises(SpecError):
+        Pool(Spec(["true"]))
