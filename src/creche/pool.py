@@ -140,6 +140,7 @@ class Pool:
 
     def _offer(self, box: Container) -> None:
         if self._waiters:
+            self._leased += 1  # from here on, though the task that gets it has not run yet
             self._waiters.popleft().give(box)
         else:
             self._ready.append((time.monotonic(), box))
@@ -154,7 +155,6 @@ class Pool:
     async def acquire(self) -> AsyncIterator[Container]:
         """A container of the pool, for the time of the block; what the start of one raises, where that fails."""
         box = await self._take()
-        self._leased += 1
         try:
             yield box
         finally:
@@ -170,6 +170,7 @@ class Pool:
             _, box = self._ready.popleft()
             self._look()
             if box.exit is None:
+                self._leased += 1
                 return box
             self._expired += 1  # killed from outside while it waited
             await self._throw(box)
@@ -182,6 +183,7 @@ class Pool:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
             elif isinstance(waiter.got, Container):  # it came at the moment of the cancellation
+                self._leased -= 1
                 self._offer(waiter.got)
             raise
         self._waited += time.monotonic() - waiter.since
