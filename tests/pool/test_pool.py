@@ -112,10 +112,9 @@ async def test_closing_tells_those_who_wait(tmp_path: Path) -> None:
         except CrecheError as error:
             told.append(str(error))
 
-    async with anyio.create_task_group() as tasks:
-        async with pool:
-            tasks.start_soon(wait)
-            await until(lambda: pool.statistics().waiting == 1)
+    async with anyio.create_task_group() as tasks, pool:
+        tasks.start_soon(wait)
+        await until(lambda: pool.statistics().waiting == 1)
     assert told == ["the pool was closed"]
 
 
