@@ -72,6 +72,7 @@ for _name, _package in {
     "bwrap": "bubblewrap",
     "busybox": "busybox-static",
     "cc": "gcc",
+    "chromedriver": "chromium-driver",
     "chromium": "chromium",
     "podman": "podman",
     "runc": "runc",
