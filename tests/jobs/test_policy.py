@@ -15,11 +15,11 @@ from creche.supervisor.restarts import Backoff
 NO_LIMIT = Room(jobs=100)
 
 
-def pick(jobs, room=NO_LIMIT, running=None, limit=None):
+def pick(jobs, room=NO_LIMIT, running=None, limit=None, served=None):
     queued = {}
     for job in sorted(jobs, key=lambda job: (-job.priority, job.id)):
         queued.setdefault(job.key, []).append(job)
-    return [job.id for job in choose(queued, room, running or {}, lambda key: limit)]
+    return [job.id for job in choose(queued, room, running or {}, lambda key: limit, served or {})]
 
 
 def exit_of(code=None, signal=None, reason=Reason.EXITED):
@@ -43,6 +43,12 @@ def test_keys_take_turns():
 def test_the_key_with_the_fewest_running_goes_first():
     jobs = [Candidate(1, "a"), Candidate(2, "b"), Candidate(3, "b")]
     assert pick(jobs, running={"a": 2}) == [2, 3, 1]
+
+
+def test_among_equals_the_key_whose_last_turn_is_longest_ago_goes_first():
+    jobs = [Candidate(1, "a"), Candidate(2, "b"), Candidate(3, "c")]
+    assert pick(jobs, Room(jobs=1), served={"a": 2, "c": 1}) == [2]
+    assert pick(jobs, Room(jobs=1), served={"a": 3, "b": 2, "c": 1}) == [3]
 
 
 def test_a_key_at_its_limit_holds_back_nobody_else():

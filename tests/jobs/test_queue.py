@@ -196,6 +196,17 @@ async def test_priorities_and_limits_of_keys_hold(path, runner):
         await finish(queue)
 
 
+async def test_one_worker_serves_keys_by_turns(path, runner):
+    async with JobQueue(path, workers=1, runner=runner) as queue:
+        await queue.submit(["wait", "a"])
+        for key, count in (("x", 6), ("y", 2)):
+            for _ in range(count):
+                await queue.submit(["echo", key], key=key)
+        runner.gate("a").set()
+        await finish(queue)
+    assert [line[-1] for line in runner.log[1:]] == list("xyxyxxxx")
+
+
 async def test_memory_is_shared_out_and_what_never_fits_is_refused(path, runner):
     async with JobQueue(path, workers=9, memory="100M", runner=runner) as queue:
         for _ in range(10):

@@ -102,7 +102,7 @@ class World(RuleBasedStateMachine):
         asked = told or was.doomed or was.actual is Actual.STOPPING
         if asked:
             assert self.state.restarts == before.restarts, "what we asked for is no failure"
-        elif was.trial:
+        elif was.trial and not (clean and was.restart is not Restart.PERMANENT):
             assert after.held, "a failed trial is held down"
         elif was.restart is Restart.TEMPORARY:
             assert after is None, "a temporary child does not come back"

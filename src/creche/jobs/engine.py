@@ -89,7 +89,8 @@ class Engine:
     _unread: set[str] = field(factory=set, init=False)
     _look_again: float = field(default=0.0, init=False)
     _due: float | None = field(default=None, init=False)
-    _leaving: bool = field(default=False, init=False)
+    _served: dict[str, int] = field(factory=dict, init=False)
+    _turns: int = field(default=0, init=False)
     _wake: anyio.Event = field(factory=anyio.Event, init=False)
 
     def news(self, *keys: str) -> None:
@@ -110,12 +111,9 @@ class Engine:
         try:
             async with anyio.create_task_group() as tasks:
                 task_status.started()
-                try:
-                    while True:
-                        await self._turn(tasks)
-                        await self._rest()
-                finally:
-                    self._leaving = True
+                while True:
+                    await self._turn(tasks)
+                    await self._rest()
         finally:
             with anyio.CancelScope(shield=True):
                 await self._commit_what_is_left()
@@ -249,7 +247,11 @@ class Engine:
                     why = dump_result(None, "its supervisor died while it ran, more often than allowed")
                     stale |= schema.end(conn, row["id"], Outcome.LOST, {"result": why}, now)
         self._look_again = now + self.owner.lease / 3
-        return stale | set(schema.keys(conn))
+        present = set(schema.keys(conn))
+        self._served = {
+            key: turn for key, turn in self._served.items() if key in present or self._running[key]
+        }
+        return stale | present
 
     def _claim(
         self, conn: sqlite3.Connection, stale: set[str], room: Room, running: Counter[str], now: float
@@ -260,7 +262,7 @@ class Engine:
                 if jobs := schema.queued(conn, key, max(AHEAD, room.jobs)):
                     self._queued[key] = jobs
             stale = set()
-            chosen = choose(self._queued, room, running, self.host.per_key)
+            chosen = choose(self._queued, room, running, self.host.per_key, self._served)
             for job in chosen:
                 row = schema.claim(conn, job.id, self.owner.id, now)
                 left = self._queued[job.key]
@@ -268,6 +270,8 @@ class Engine:
                 if not left:
                     del self._queued[job.key]
                     stale.add(job.key)  # there may be more of it than we know
+                self._turns += 1
+                self._served[job.key] = self._turns
                 if row is not None:
                     claimed.append((job, row))
                     running[job.key] += 1

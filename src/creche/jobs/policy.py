@@ -59,10 +59,12 @@ def choose(
     room: Room,
     running: Mapping[str, int],
     per_key: Callable[[str], int | None],
+    served: Mapping[str, int],
 ) -> list[Candidate]:
     """The jobs to start now, in order. Each key's candidates come sorted: highest priority first, then oldest.
 
-    The highest priority goes first; among equals the key with the fewest running, then the oldest. A key at its limit
+    The highest priority goes first; among equals the key with the fewest running, then the one that was
+    `served` longest ago (the number of its last turn), then the oldest job. A key at its limit
     holds back nobody but itself. The one whose turn it is and that does not fit holds back all others, or small
     jobs would starve a big one for ever.
     """
@@ -75,7 +77,7 @@ def choose(
             break
         job = min(
             (queued[key][heads[key]] for key in open_keys),
-            key=lambda job: (-job.priority, busy[job.key], job.id),
+            key=lambda job: (-job.priority, busy[job.key], served.get(job.key, 0), job.id),
         )
         if not room.fits(job):
             break

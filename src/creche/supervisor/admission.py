@@ -25,7 +25,7 @@ class Admission:
 
     `running` children at once, with `memory` bytes between them (as their Specs' `limits.memory` declare it), and
     `starting` of them between spawn and ready. Who waits is let in by turns: the tenant with the fewest running
-    first, and in the order of asking for each tenant. Whoever is next and does not fit holds back the others of his
+    first, then whose last turn is longest ago, and in the order of asking for each tenant. Whoever is next and does not fit holds back the others of his
     tenant, so that a big one is not starved by small ones.
     """
 
@@ -35,6 +35,9 @@ class Admission:
     _held: set[Ask] = field(factory=set, init=False)
     _starting: set[Ask] = field(factory=set, init=False)
     _used: int = field(default=0, init=False)
+    _by_tenant: Counter[str] = field(factory=Counter, init=False)
+    _turns: dict[str, int] = field(factory=dict, init=False)
+    _turn: int = field(default=0, init=False)
     _queues: dict[str, deque[Ask]] = field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -74,6 +77,8 @@ class Admission:
                 self.leave(ask)
             else:
                 self._queues[tenant].remove(ask)
+                if not self._queues[tenant]:
+                    del self._queues[tenant]
                 self._let_in()  # it may have held back others
             raise
         return ask
@@ -88,6 +93,7 @@ class Admission:
         """It is gone."""
         self._held.remove(ask)
         self._used -= ask.memory
+        self._by_tenant -= Counter((ask.tenant,))
         self._starting.discard(ask)
         self._let_in()
 
@@ -99,22 +105,26 @@ class Admission:
         )
 
     def _let_in(self) -> None:
-        held = Counter(ask.tenant for ask in self._held)
-        progress = True
-        while progress:
-            progress = False
+        while self._queues:
             for tenant in sorted(
-                (name for name, queue in self._queues.items() if queue), key=lambda n: held[n]
+                self._queues, key=lambda name: (self._by_tenant[name], self._turns.get(name, 0))
             ):
-                queue = self._queues[tenant]
-                if self._fits(queue[0]):
-                    ask = queue.popleft()
-                    self._held.add(ask)
-                    self._starting.add(ask)
-                    self._used += ask.memory
-                    held[tenant] += 1
-                    ask.event.set()
-                    progress = True
+                if self._fits(self._queues[tenant][0]):
+                    self._admit(tenant)
                     break
-        for tenant in [name for name, queue in self._queues.items() if not queue]:
+            else:
+                return
+        self._turns.clear()
+
+    def _admit(self, tenant: str) -> None:
+        queue = self._queues[tenant]
+        ask = queue.popleft()
+        if not queue:
             del self._queues[tenant]
+        self._held.add(ask)
+        self._starting.add(ask)
+        self._used += ask.memory
+        self._by_tenant[tenant] += 1
+        self._turn += 1
+        self._turns[tenant] = self._turn
+        ask.event.set()

@@ -254,7 +254,7 @@ class _Draft:
         if child.doomed or child.actual is Actual.STOPPING:
             # We had asked for it, or were about to: it is no failure of the child, however it ended.
             self.down(evolve(child, actual=Actual.DOWN, bounce=False))
-        elif child.trial:
+        elif child.trial and (not clean or comes_back(child.restart, clean)):
             self.put(evolve(child, actual=Actual.DOWN, trial=False, held=True))
             self.actions.append(TrialFailed(name))
         elif comes_back(child.restart, clean):

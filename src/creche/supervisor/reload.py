@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve
 
-from creche.errors import SpecError
+from creche.errors import CrecheError, SpecError
 from creche.supervisor import states
 from creche.supervisor.childspec import ChildSpec
 from creche.supervisor.conductor import Conductor
@@ -108,6 +108,8 @@ class Reload:
             )
 
         await conductor.until(settled)
+        if conductor.state.ending:
+            raise CrecheError(f"the supervisor {conductor.name!r} is ending, in the middle of a reload")
         return next((name for name in wanted if name in conductor.failed_trials), None)
 
     async def _put_back(self, touched: Sequence[str]) -> None:

@@ -1,0 +1,94 @@
+"""What children print: lines of any length, files that are rotated, loggers, and a disk that is full."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as some
+from supervisor.fakes import World, settle
+
+from creche.errors import SpecError
+from creche.supervisor import Output, OutputLost, Supervisor
+from creche.supervisor.output import LogFile, Splitter
+
+
+@pytest.fixture
+def world():
+    return World()
+
+
+@given(some.lists(some.binary(max_size=30)), some.integers(1, 8))
+def test_splitting_loses_nothing_and_no_line_is_too_long(chunks, most):
+    split = Splitter(most)
+    lines = [line for chunk in chunks for line in split.feed(chunk)] + split.end()
+    assert all(len(line) <= most for line in lines)
+    assert b"".join(lines) == b"".join(chunks).replace(b"\n", b"")
+    whole = Splitter(10**6)
+    long = [line for chunk in chunks for line in whole.feed(chunk)] + whole.end()
+    expected = b"".join(chunks).split(b"\n")
+    assert long == (expected if expected[-1] else expected[:-1])
+
+
+def test_a_log_file_is_rotated_by_size_and_so_many_are_kept(tmp_path):
+    log = LogFile(tmp_path / "log", 10, 2)
+    for number in range(7):
+        log.write(b"line%d\n" % number)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "log": b"line6\n",
+        "log.1": b"line5\n",
+        "log.2": b"line4\n",
+    }
+    bare = LogFile(tmp_path / "bare", 10, 0)
+    bare.write(b"12345678\n")
+    bare.write(b"9\n0\n")
+    assert (tmp_path / "bare").read_bytes() == b"9\n0\n"
+
+
+def test_a_log_file_does_not_follow_a_link(tmp_path):
+    (tmp_path / "log").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError):
+        LogFile(tmp_path / "log", 10, 2).write(b"x")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+async def test_output_goes_to_a_file_of_each_child_and_to_its_logger(world, tmp_path, caplog):
+    output = Output(file=tmp_path / "{name}.log", log="app.{name}")
+    child = world.child("w", output=output)
+    with caplog.at_level(logging.INFO, "app.w"):
+        async with Supervisor([child]) as sup:
+            await sup.wait_ready()
+            world.boxes["w"].print(b"one\n\x1b[31mtwo\xff\nthr")
+            world.boxes["w"].print(b"ee")
+            await settle()
+    assert (tmp_path / "w.log").read_bytes() == b"one\n\x1b[31mtwo\xff\nthree"
+    told = [record.getMessage() for record in caplog.records if record.name == "app.w"]
+    assert told == ["one", "\\x1b[31mtwo\\xff", "three"], "escapes are shown, not obeyed"
+
+
+async def test_a_full_disk_loses_output_says_so_and_holds_nobody_up(world, monkeypatch, tmp_path):
+    def full(fd, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    child = world.child("w", output=Output(file=tmp_path / "log"))
+    async with Supervisor([child]) as sup:
+        await sup.wait_ready()
+        with sup.events() as reader, monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            world.boxes["w"].print(b"lost\n")
+            with anyio.fail_after(5):
+                event = await reader.__anext__()
+            assert isinstance(event, OutputLost) and event.lost == 5 and "No space left" in event.error
+        world.boxes["w"].print(b"kept\n")
+        await settle()
+    assert (tmp_path / "log").read_bytes() == b"kept\n"
+    assert sup["w"].records[-1].lines == (b"lost", b"kept")
+
+
+def test_nonsense_is_refused():
+    with pytest.raises(SpecError, match=r"output\.keep"):
+        Output(keep=-1)
