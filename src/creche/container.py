@@ -10,7 +10,7 @@ import signal as _signal
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from itertools import count
 from typing import Any, Self
 
@@ -57,11 +57,13 @@ class Container(Place, Limited):
     refuses, CgroupError for limits that can't be set.
     """
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, *, sources: Mapping[int, int] | None = None) -> None:
+        """`sources`: which descriptor of ours a number of `Spec.pass_fds` stands for, where it is another one here."""
         if not isinstance(spec, Spec):
             raise SpecError("spec", spec, "give a Spec, such as Spec(['true'])")
         self.spec = spec
         self.id = f"{spec.name or 'box'}-{os.getpid()}-{next(_ids)}"
+        self._sources = sources
         self._state = State.NEW
         self._main: Process | None = None
         self._processes: dict[int, Process] = {}
@@ -174,7 +176,7 @@ class Container(Place, Limited):
     async def _start(self) -> None:
         spec = self.spec
         self._began = time.monotonic()
-        plumbing = Plumbing(spec)  # first: a closed descriptor must be seen before one of ours takes its number
+        plumbing = Plumbing(spec, self._sources)  # first: a closed descriptor must be seen before one of ours takes its number
         main = Process(self, 1, spec.command or (), plumbing)
         if spec.command is not None:
             self._main = main

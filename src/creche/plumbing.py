@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Mapping
 
 from .errors import SpawnError
 from .plan.command import Descriptor
@@ -30,7 +31,7 @@ def _number(value: object, field: str) -> int:
 class Plumbing:
     """The ends of a command's pipes; the child's are closed once they have been sent."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, sources: Mapping[int, int] | None = None) -> None:
         self.child: list[int] = []  # in the order of plan.compile.descriptors_of
         self._ours: list[int] = []  # opened here for the child
         self.stdin: SendStream | None = None
@@ -38,7 +39,8 @@ class Plumbing:
         self.stderr: ReceiveStream | None = None
         self.pipes: list[int] = []
         self.tty = spec.tty is not None
-        passed = [_number(fd, f"pass_fds[{index}]") for index, fd in enumerate(spec.pass_fds)]
+        from_here = sources or {}
+        passed = [_number(from_here.get(fd, fd), f"pass_fds[{index}]") for index, fd in enumerate(spec.pass_fds)]
         given: dict[str, int] = {}
         if spec.tty is None:
             for name, own in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
