@@ -247,16 +247,14 @@ class Conductor:
         """Tell everybody."""
         self.bus.publish(event)
 
-    def make_box(self, spec: Spec) -> Box:
-        """The container of a Spec."""
+    def make_box(self, spec: Spec, child: ChildSpec) -> Box:
+        """The container of a Spec, with the sockets that the child is given, and with nothing on its stdin."""
         from creche.container import Container
 
-        return Container(spec)
-
-    def equip(self, spec: Spec, child: ChildSpec) -> Spec:
-        """The Spec with the sockets that the child is given, and nothing of the supervisor's own terminal."""
-        quiet: dict[str, Any] = {"stdin": "null"} if spec.stdin == "pipe" and spec.tty is None else {}
-        return self.sockets.into(evolve(spec, **quiet), child)
+        if spec.stdin == "pipe" and spec.tty is None:
+            spec = evolve(spec, stdin="null")
+        spec, sources = self.sockets.into(spec, child)
+        return Container(spec, sources=sources)
 
     def became_ready(self, name: str) -> None:
         """Report of a life."""
