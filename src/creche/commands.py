@@ -171,11 +171,15 @@ def measured(exit: Exit, group: Group, spec: Spec) -> Exit:
 
 def why(what: str, error: int) -> tuple[str, str]:
     """Why namespaces ("clone3") or the mount of a kind of file system are forbidden here, and what to do: by probing."""
-    from .diagnose import gather, why_no_mount, why_no_userns
+    from .diagnose import gather, why_filtered, why_no_mount, why_no_own_id, why_no_userns
 
     machine = probe()
     if what.startswith("clone3"):
         found = why_no_userns(machine, error, user=what == "clone3")
+    elif what == "uid_map":
+        found = why_no_own_id(machine, error)
+    elif what.startswith("set"):
+        found = why_filtered(machine, what, error)
     else:
         found = why_no_mount(machine, error, what, gather(machine, error))
     return found.sentence, found.hint

@@ -20,9 +20,11 @@ __all__ = [
     "Refusal",
     "apparmor_profile",
     "gather",
+    "why_filtered",
     "why_no_id_map",
     "why_no_mount",
     "why_no_namespaces",
+    "why_no_own_id",
     "why_no_userns",
 ]
 
@@ -105,13 +107,13 @@ def _sysctl(name: str, value: int) -> str:
 _FILTER = {
     "docker": "start the outer container with: docker run --security-opt seccomp=unconfined …"
     " (compose: security_opt: [seccomp=unconfined]), or with a profile that allows clone3, clone, unshare, mount,"
-    " umount2, pivot_root, setns, fsopen, fsconfig, fsmount, move_mount, open_tree and mount_setattr",
+    " umount2, pivot_root, setns, sethostname, setdomainname, fsopen, fsconfig, fsmount, move_mount, open_tree and mount_setattr",
     "podman": "start the outer container with: podman run --security-opt seccomp=unconfined …,"
-    " or with a profile that allows clone3, unshare, mount, pivot_root, setns and the new mount calls",
+    " or with a profile that allows clone3, unshare, mount, pivot_root, setns, sethostname, setdomainname and the new mount calls",
     "kubernetes": "in the pod: securityContext: {seccompProfile: {type: Unconfined}}, or a Localhost profile that"
-    " allows clone3, unshare, mount, pivot_root, setns and the new mount calls",
+    " allows clone3, unshare, mount, pivot_root, setns, sethostname, setdomainname and the new mount calls",
     "": "the filter came with whoever started us (a container engine, systemd's SystemCallFilter= or"
-    " RestrictNamespaces=, a sandbox): allow clone3, unshare, mount, pivot_root and setns there",
+    " RestrictNamespaces=, a sandbox): allow clone3, unshare, mount, pivot_root, setns and sethostname there",
 }
 _UNMASK = {
     "bwrap": "bwrap's --proc covers parts of the new one: share the outer one (--bind /proc /proc, without"
@@ -258,6 +260,32 @@ def _has(id_map: tuple[object, ...], gid: int) -> bool:
 
 def _lsm(machine: Machine) -> str:
     return _for_engine(_LSM, machine)
+
+
+def why_filtered(machine: Machine, call: str, errno: int) -> Refusal:
+    """Why *call* was refused where the kernel itself allows it: in namespaces of its caller's own."""
+    name = e.errorcode.get(errno, str(errno))
+    return Refusal(
+        f"a seccomp filter around this process answers {call} with {name}", _without(machine, call)
+    )
+
+
+def _without(machine: Machine, call: str) -> str:
+    """The engine's remedy, and for a name the way to do without it."""
+    other = "; or do without a name of its own: Namespaces(uts=False), creche run --uts host"
+    return _for_engine(_FILTER, machine) + (other if call in ("sethostname", "setdomainname") else "")
+
+
+def why_no_own_id(machine: Machine, errno: int, evidence: Evidence | None = None) -> Refusal:
+    """Why the kernel refused to map our own id alone into a new user namespace."""
+    if errno == e.EPERM and machine.euid == 0 and "CAP_SETFCAP" not in machine.capabilities:
+        return Refusal(
+            "this process is user 0 without CAP_SETFCAP, and such a one can't give its id 0 to a user namespace"
+            " (user_namespaces(7), since Linux 5.12)",
+            "run it as another user than 0 (creche run -u 1000, docker run --user 1000), or leave it the capability"
+            " (--cap-add SETFCAP)",
+        )
+    return why_no_userns(machine, errno, evidence)
 
 
 def why_no_id_map(machine: Machine, errno: int = e.EPERM, message: str = "") -> Refusal:

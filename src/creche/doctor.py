@@ -10,7 +10,15 @@ from typing import Literal
 
 import attrs
 
-from .diagnose import Evidence, Refusal, why_no_id_map, why_no_mount, why_no_userns
+from .diagnose import (
+    Evidence,
+    Refusal,
+    why_filtered,
+    why_no_id_map,
+    why_no_mount,
+    why_no_own_id,
+    why_no_userns,
+)
 from .machine import KERNEL_FLOOR, Machine
 from .trial import Trial
 
@@ -117,6 +125,8 @@ def _calls(machine: Machine, trial: Trial) -> Iterator[Finding]:
     calls = ", ".join(f"{name} ({_name(answer)})" for name, answer in refused.items())
     why = "the seccomp filter around this process refuses calls that containers are made with"
     fix = why_no_userns(machine, e.EPERM, Evidence(clone3=e.EPERM)).hint
+    if refused.keys() <= {"sethostname", "setdomainname"}:  # only a name of its own is out of reach
+        why, fix = why_filtered(machine, "sethostname", max(refused.values()))
     yield Finding("kernel", "outer seccomp filter", "no", f"refuses {calls}", why, fix, True)
 
 
@@ -130,7 +140,7 @@ def _namespaces(machine: Machine, trial: Trial, executable: str) -> Iterator[Fin
         yield Finding("namespaces", "user", "no", _name(trial.userns), why, fix, True)
         return
     if trial.id_map:
-        refusal = why_no_userns(machine, trial.id_map, Evidence(clone3=e.EINVAL, executable=executable))
+        refusal = why_no_own_id(machine, trial.id_map, Evidence(clone3=e.EINVAL, executable=executable))
         found = f"made, but its id map was refused: {_name(trial.id_map)}"
         yield Finding("namespaces", "user", "no", found, *refusal, True)
         return

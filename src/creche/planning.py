@@ -23,7 +23,7 @@ def plan_of(spec: Spec) -> Plan:
     Linux 6.6) has no name yet.
     """
     machine = probe(landlock=spec.security.landlock is not None)
-    ranged = wants_range(spec, machine) and bool(machine.subuid)
+    ranged = wants_range(spec, machine)
     context = Context(
         view=listing(),
         base=machine.subuid[0][0] if ranged else None,

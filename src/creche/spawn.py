@@ -127,7 +127,15 @@ class Job:
 
 
 def exhausted(errno: int) -> SpawnError:
-    """The error for what the kernel refuses for want of descriptors, processes or memory."""
+    """The error for what the kernel refuses for want of descriptors, processes or memory.
+
+    EPERM comes from a filter over clone3: glibc makes our thread with it too, and falls back only on ENOSYS.
+    """
+    if errno == 1:
+        from .diagnose import why_no_namespaces
+
+        reason, hint = why_no_namespaces(errno)
+        return SpawnError(f"the spawn could not be begun: {reason}", step="clone3", errno=errno, hint=hint)
     hint = "raise RLIMIT_NOFILE (ulimit -n)" if errno in (23, 24) else "free memory, or raise RLIMIT_NPROC (ulimit -u)"
     return SpawnError(f"the spawn could not be begun: {os.strerror(errno)}", step="spawn", errno=errno, hint=hint)
 

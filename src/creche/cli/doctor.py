@@ -92,7 +92,8 @@ def _first_container() -> str | Limitation:
     try:
         return f"starts and ends in {anyio.run(twice) * 1000:.1f} ms"
     except CrecheError as error:
-        return Limitation(str(error), getattr(error, "hint", None) or "")
+        hint = getattr(error, "hint", None) or ""
+        return Limitation(str(error).removesuffix(f"; {hint}"), hint)
 
 
 def render(findings: tuple[Finding, ...], width: int | None = None) -> str:

@@ -45,10 +45,15 @@ def outside(maps: tuple[IdMap, ...], inside: int) -> int | None:
 
 
 def wants_range(spec: Spec, machine: Machine) -> bool:
-    """Whether this Spec takes a private range of root's ids, which must be held by nobody else."""
+    """Whether this Spec takes a private range of root's ids, which must be held by nobody else.
+
+    Root of a user namespace that has one id (`unshare -Ur`, bwrap) has none to give, and is nobody's root outside: its
+    containers have that one, as an ordinary user's do.
+    """
     return (
         spec.namespaces.user is True and spec.uid_map is None and spec.gid_map is None and machine.may_map_ids
-    )
+        and (bool(machine.subuid) or machine.initial_user_namespace)
+    )  # fmt: skip
 
 
 def identity(spec: Spec, machine: Machine, base: int | None, count: int = RANGE) -> Identity:
@@ -101,7 +106,7 @@ def identity(spec: Spec, machine: Machine, base: int | None, count: int = RANGE)
         new=True,
         private=private,
         idmaps=private and machine.is_root,
-        setgroups=not alone,
+        setgroups=not alone and not machine.setgroups_denied,
         uid=0 if covers(uid_map, 0) else min(item.inside for item in uid_map),
         gid=0 if covers(gid_map, 0) else min(item.inside for item in gid_map),
     )

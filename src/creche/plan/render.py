@@ -21,7 +21,10 @@ _UNLIMITED = 2**64 - 1
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
-    """The Plan in types that JSON has: each Step with the fields that are set, bytes that are no text in base64."""
+    """The Plan in types that JSON has: each Step with the fields that are set, bytes that are no text in base64.
+
+    What may be a secret is not told: of a variable its name, of a file's content its size.
+    """
     return {
         "namespaces": {"new": list(plan.new), "joined": dict(plan.joins), "clone3_flags": plan.flags},
         "init": plan.init,
@@ -36,14 +39,18 @@ def as_dict(plan: Plan) -> dict[str, Any]:
 def _record(step: st.Step) -> dict[str, Any]:
     binary = isinstance(step, (st.Seccomp, st.Descriptors, st.Groups))
     record = step.record()
+    if isinstance(step, st.MakeFile) and step.text2:
+        return {**record, "text": _text(step.text), "text2": f"<{len(step.text2)} bytes>"}
     for name in ("text", "text2", "text3"):
         value: bytes = getattr(step, name)
         if not value:
             continue
         if binary:
             record[name] = {"base64": base64.b64encode(value).decode()}
+        elif isinstance(step, st.Exec) and name == "text2":
+            record[name] = [f"{_text(word.partition(b'=')[0])}=…" for word in value.split(b"\0")[: step.b]]
         elif b"\0" in value:
-            record[name] = [_text(word) for word in value.rstrip(b"\0").split(b"\0")]
+            record[name] = [_text(word) for word in value.removesuffix(b"\0").split(b"\0")]
         else:
             record[name] = _text(value)
     return record

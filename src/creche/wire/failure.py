@@ -30,7 +30,8 @@ def step_of(failure: Failure, plan: Plan, command: tuple[st.Step, ...]) -> st.St
 def error_of(failure: Failure, spec: Spec, plan: Plan, command: tuple[st.Step, ...], why: Why) -> SpawnError | UnsupportedError:
     """The typed error for a failure while a container or a command was started.
 
-    `why(what, errno)` finds out, by probing, why namespaces ("clone3") or a file system's mount are forbidden here.
+    `why(what, errno)` finds out, by probing, why namespaces ("clone3"), an id map ("uid_map"), a name ("sethostname")
+    or a file system's mount are forbidden here.
     """
     step = step_of(failure, plan, command)
     text = os.fsdecode(failure.text)
@@ -110,6 +111,11 @@ def _explain(failure: Failure, step: st.Step, spec: Spec, plan: Plan, text: str,
         return _target(failure, step, spec)
     if isinstance(step, (st.FsMount, st.FsString, st.FsFd, st.FsFlag, st.FsOpen, st.OverlayOld)):
         return _filesystem(failure, step, text, why)
+    if error == e.EPERM and (
+        (isinstance(step, st.Map) and not step.flags & st.GROUP_MAP) or isinstance(step, (st.Hostname, st.Domainname))
+    ):
+        reason, hint = why("uid_map" if isinstance(step, st.Map) else f"set{step.name}", error)
+        return f"{field}: {reason}", hint
     if isinstance(step, st.Map):
         what = "ids outside must be your own, or root must write them" if error == e.EPERM else "each id may be mapped once, at most 340 lines"
         return f"{field}: the kernel refused {_text(step)}: {said}", what
