@@ -7,7 +7,6 @@ import os
 import select
 import shutil
 import signal as _signal
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Generator, Mapping
@@ -21,24 +20,20 @@ from .cgroups.group import Group, Sub
 from .cgroups.notify import Watch
 from .cgroups.values import Events
 from .channel import Channel
-from .errors import CrecheError, SpawnError, SpecError
-from .hostview import listing
+from .errors import CrecheError, SpecError
 from .lifecycle import Action, Event, State, step
 from .limited import Limited
-from .machine import Machine, probe
+from .machine import Machine
 from .place import Place
-from .plan.compile import Context, Plan, compile, needs_scratch
-from .plan.ids import outside, wants_range
-from .plumbing import Plumbing
+from .plan.compile import Context, Plan
 from .process import Process
 from .results import Exit, Reason, Usage
-from .spawn import RUNNING, Job, exhausted, reap
-from .spec.limits import Limits
+from .spawn import RUNNING, Job, reap
 from .spec.spec import Spec
+from .starting import Starting
 from .streams import ReceiveStream, SendStream
 from .wire import control
 from .wire.control import Failure, Reply
-from .wire.failure import error_of
 
 __all__ = ["Container"]
 
@@ -46,7 +41,7 @@ CLOSING = 30.0  # seconds in which what was killed must be dead
 _ids = count(1)
 
 
-class Container(Place, Limited):
+class Container(Starting, Place, Limited):
     """What a Spec describes, alive: an async context manager, and something that can be awaited.
 
     ``async with Container(spec) as box`` starts it and gives it when its main command has been executed; leaving the
@@ -173,98 +168,6 @@ class Container(Place, Limited):
             tasks.cancel_scope.cancel()
         return result
 
-    async def _start(self) -> None:
-        spec = self.spec
-        self._began = time.monotonic()
-        plumbing = Plumbing(spec, self._sources)  # first: a closed descriptor must be seen before one of ours takes its number
-        main = Process(self, 1, spec.command or (), plumbing)
-        if spec.command is not None:
-            self._main = main
-        self._processes[1] = main
-        machine = self._machine = probe(landlock=spec.security.landlock is not None)
-        lookup = spec.command is not None and commands.needs_lookup(spec)
-        if wants_range(spec, machine):
-            self._range = ranges.reserve(machine)
-        if needs_scratch(spec, machine):
-            self._scratch = tempfile.mkdtemp(prefix="creche-upper-")
-            for name in ("upper", "work"):
-                os.mkdir(f"{self._scratch}/{name}")
-        cgroup_fds: list[int] = []
-        if spec.limits:
-            self._group = await commands.make_group(self.id, spec.limits)
-            cgroup_fds = self._enter(1, None)
-        self._context = Context(
-            view=listing(), base=self._range.base if self._range else None, count=self._range.count if self._range else 0,
-            scratch=self._scratch, caller=os.environ, command_cgroups=len(cgroup_fds), core_limit=commands.core_limit(),
-            held=self._range is not None,
-        )  # fmt: skip
-        plan = self._plan = compile(commands.without_missing(spec), machine, self._context)
-        if plan.command and plan.who.private:
-            account = commands.account(spec, machine, plan)
-            if account is not None:
-                self._give(plumbing, plan, account.uid, account.gid)
-        await anyio.lowlevel.checkpoint_if_cancelled()
-        self._job = Job(
-            plan, setup_fds=[self._range.fd] if self._range else [], parent_fds=[], command_fds=[*plumbing.child, *cgroup_fds], tty=spec.tty
-        )
-        self._channel = Channel(self._job.socket, self._handle)
-        if plan.command:
-            plumbing.sent()
-        await self._channel.until(self._begun)
-        self._settle(plan.command)
-        if lookup:
-            assert self._main is not None
-            await self._execute(self._main, spec, plumbing, cgroup_fds, self._context, main=True)
-
-    def _begun(self) -> bool:
-        if self._failure is not None:
-            return True
-        if not self.spec.has_init:
-            return self._executing and self._channel is not None and self._channel.ended
-        return self._ready and (self._main is None or self._main.started or not (self._plan and self._plan.command))
-
-    def _settle(self, command: tuple[Any, ...]) -> None:
-        """The start has come to its end, well or not: take over the child, or raise what it failed of."""
-        assert self._job is not None and self._channel is not None and self._plan is not None
-        failure = self._failure[1] if self._failure else self._job.failure
-        if self._main is not None and self._main.trouble is not None:
-            raise self._main.trouble
-        if failure is None and not self._begun():
-            if self._channel.broken:
-                raise SpawnError("the container's first process sent what no init of ours sends", step="init")
-            raise SpawnError("the container's first process died while it started", step="init", hint="was it killed from outside, or out of memory?")
-        if failure is not None:
-            raise error_of(failure, self.spec, self._plan, command, commands.why)
-        self._pid, self._pidfd = self._job.take()
-        self._drop_job()
-        if not self.spec.has_init and self._main is not None:
-            try:
-                self._main._on_started([os.dup(self._pidfd)], self._pid)
-            except OSError as error:
-                raise exhausted(error.errno or 0) from None
-        if self._range is not None:
-            self._range.close()  # the init holds the lock from here on
-
-    def _drop_job(self) -> None:
-        if self._job is not None:
-            self._job.free()
-            self._job = None
-
-    def _give(self, plumbing: Plumbing, plan: Plan, uid: int, gid: int) -> None:
-        owner, group = outside(plan.who.uid_map, uid), outside(plan.who.gid_map, gid)
-        if owner is not None and group is not None:
-            plumbing.give(owner, group)
-
-    def _enter(self, ident: int, limits: Limits | None) -> list[int]:
-        """The descriptors by which a new command enters its cgroup."""
-        if self._group is None:
-            if limits:
-                raise SpecError("limits", limits, "a command has limits of its own in a container with limits: give the Spec some")
-            return []
-        sub = self._subs[ident] = self._group.command(str(ident), limits)
-        self._processes[ident].kills_before = self._group.oom_kills() if ident != 1 else 0
-        return list(sub.fds)
-
     # ---- messages ----
 
     def _handle(self, reply: Reply, fds: list[int], pid: int) -> None:
@@ -281,7 +184,7 @@ class Container(Place, Limited):
         elif reply.type == control.STARTED and process is not None and not process.started:
             process._on_started(fds, pid)
         elif reply.type == control.EXITED and process is not None and process.started:
-            process._on_exited(reply, self._oom_kills())
+            process._on_exited(reply, self._kills_of(reply.id))
             self._leave(reply.id)
         elif reply.type == control.OPENED and reply.id in self._asked:
             self._asked.remove(reply.id)
@@ -289,6 +192,14 @@ class Container(Place, Limited):
             return
         for fd in fds:
             os.close(fd)
+
+    def _kills_of(self, ident: int) -> int:
+        """Processes of one command that the kernel has killed for memory, by the count of its own cgroup."""
+        sub = self._subs.get(ident)
+        try:
+            return sub.oom_kills() if sub is not None else 0
+        except CrecheError:
+            return 0  # removed under our feet
 
     def _oom_kills(self) -> int:
         if self._group is None:
@@ -517,12 +428,6 @@ class Container(Place, Limited):
     def send_signal(self, signal: int) -> None:
         """Send the main command a signal. Raises ValueError for no signal; nothing where it has ended."""
         (self._main or self._processes.get(1) or _Nobody()).send_signal(signal)
-
-    def resize(self, rows: int, columns: int) -> None:
-        """Give the main command's terminal another size; it gets SIGWINCH."""
-        if self.spec.tty is None or self.stdout is None:
-            raise CrecheError("the container has no terminal: give Spec(tty=True)")
-        commands.resize(self.stdout.fileno(), rows, columns)
 
 
 def _earlier(one: float | None, other: float | None) -> float | None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .plan.compile import Context, Plan
     from .spec.limits import Limits
     from .spec.spec import Spec
+    from .streams import ReceiveStream
 
 __all__ = ["Place"]
 
@@ -52,6 +53,8 @@ class Place:
         def _leave(self, ident: int) -> None: ...
         def _give(self, plumbing: Plumbing, plan: Plan, uid: int, gid: int) -> None: ...
         async def _gone(self) -> None: ...
+        @property
+        def stdout(self) -> ReceiveStream | None: ...
 
     def open(self, command: Any, **fields: Any) -> contextlib.AbstractAsyncContextManager[Process]:
         """Start another command in it: an async context manager that gives a Process, killed when the block is left.
@@ -186,3 +189,9 @@ class Place:
         from .files import get
 
         return await get(self._open_file, os.fspath(path), max_bytes)
+
+    def resize(self, rows: int, columns: int) -> None:
+        """Give the main command's terminal another size; it gets SIGWINCH."""
+        if self.spec.tty is None or self.stdout is None:
+            raise CrecheError("the container has no terminal: give Spec(tty=True)")
+        commands.resize(self.stdout.fileno(), rows, columns)

@@ -1,0 +1,1 @@
+"""Spec and Machine to a Plan: an ordered tuple of Steps, pure and printable."""

@@ -127,19 +127,17 @@ def _explain(failure: Failure, step: st.Step, spec: Spec, plan: Plan, text: str,
         return f"{field}: {said}", "a hard limit can be raised by a privileged caller alone: give one that is not above your own (ulimit -H)"
     if isinstance(step, st.Nice):
         return f"{field}: {said}", "a value below the caller's own needs CAP_SYS_NICE outside"
-    hint: str | None
     if isinstance(step, st.Write):
-        hint = None
+        remedy: str | None = None
         if error == e.ENOENT:
-            hint = "this kernel has no such file" if field.startswith("sysctl") else "this kernel lacks what was asked for"
+            remedy = "this kernel has no such file" if field.startswith("sysctl") else "this kernel lacks what was asked for"
         elif error in (e.EACCES, e.EPERM):
-            hint = "a value below the caller's own needs CAP_SYS_RESOURCE" if field == "oom_score_adj" else "it is not the container's to change"
-        return f"{field}: {_text(step, 'text2')} to {_text(step)}: {said}", hint
+            remedy = "a value below the caller's own needs CAP_SYS_RESOURCE" if field == "oom_score_adj" else "it is not the container's to change"
+        return f"{field}: {_text(step, 'text2')} to {_text(step)}: {said}", remedy
     if isinstance(step, st.ProcWrite):
         return f"{field}: {_text(step, 'text2')}: {said}", "offsets may not take a clock below zero or past 146 years: time_namespaces(7)"
     if isinstance(step, st.MountAttr):
-        hint = "the file system can't be idmapped" if error == e.EINVAL else None
-        return f"{field}: mount attributes: {said}", hint
+        return f"{field}: mount attributes: {said}", "the file system can't be idmapped" if error == e.EINVAL else None
     if isinstance(step, st.Pivot) and error == e.EINVAL:
         return f"rootfs: pivot_root: {said}", "the caller lives on the initial ramfs or in a chroot, where it can't pivot: start it on a mounted root"
     if isinstance(step, (st.Cgroup, st.Enter)):

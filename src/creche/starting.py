@@ -1,0 +1,152 @@
+"""How a container starts: what is checked, reserved and made in which order, before its first command runs."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+
+from . import commands, ranges
+from .channel import Channel
+from .errors import SpawnError, SpecError
+from .hostview import listing
+from .machine import Machine, probe
+from .plan.compile import Context, Plan, compile, needs_scratch
+from .plan.ids import outside, wants_range
+from .plumbing import Plumbing
+from .process import Process
+from .spawn import Job, exhausted
+from .wire.control import Failure, Reply
+from .wire.failure import error_of
+
+if TYPE_CHECKING:
+    from .cgroups.group import Group, Sub
+    from .container import Container
+    from .spec.limits import Limits
+    from .spec.spec import Spec
+
+__all__ = ["Starting"]
+
+
+class Starting:
+    """The part of Container that brings it to life. What it makes is the Container's to undo."""
+
+    if TYPE_CHECKING:
+        spec: Spec
+        id: str
+        _main: Process | None
+        _processes: dict[int, Process]
+        _job: Job | None
+        _channel: Channel | None
+        _plan: Plan | None
+        _machine: Machine | None
+        _context: Context
+        _range: ranges.Reserved | None
+        _scratch: str | None
+        _sources: Mapping[int, int] | None
+        _group: Group | None
+        _subs: dict[int, Sub]
+        _pid: int
+        _pidfd: int
+        _failure: tuple[int, Failure] | None
+        _ready: bool
+        _executing: bool
+        _began: float
+
+        def _handle(self, reply: Reply, fds: list[int], pid: int) -> None: ...
+        async def _execute(self, process: Process, spec: Spec, plumbing: Plumbing, cgroup_fds: list[int], context: Context, *, main: bool) -> None: ...
+
+    async def _start(self) -> None:
+        spec = self.spec
+        self._began = time.monotonic()
+        plumbing = Plumbing(spec, self._sources)  # first: a closed descriptor must be seen before one of ours takes its number
+        main = Process(cast("Container", self), 1, spec.command or (), plumbing)
+        if spec.command is not None:
+            self._main = main
+        self._processes[1] = main
+        machine = self._machine = probe(landlock=spec.security.landlock is not None)
+        lookup = spec.command is not None and commands.needs_lookup(spec)
+        if wants_range(spec, machine):
+            self._range = ranges.reserve(machine)
+        if needs_scratch(spec, machine):
+            self._scratch = tempfile.mkdtemp(prefix="creche-upper-")
+            for name in ("upper", "work"):
+                os.mkdir(f"{self._scratch}/{name}")
+        cgroup_fds: list[int] = []
+        if spec.limits:
+            self._group = await commands.make_group(self.id, spec.limits)
+            cgroup_fds = self._enter(1, None)
+        self._context = Context(
+            view=listing(), base=self._range.base if self._range else None, count=self._range.count if self._range else 0,
+            scratch=self._scratch, caller=os.environ, command_cgroups=len(cgroup_fds), core_limit=commands.core_limit(),
+            held=self._range is not None,
+        )  # fmt: skip
+        plan = self._plan = compile(commands.without_missing(spec), machine, self._context)
+        if plan.command and plan.who.private:
+            account = commands.account(spec, machine, plan)
+            if account is not None:
+                self._give(plumbing, plan, account.uid, account.gid)
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        self._job = Job(
+            plan, setup_fds=[self._range.fd] if self._range else [], parent_fds=[], command_fds=[*plumbing.child, *cgroup_fds], tty=spec.tty
+        )
+        self._channel = Channel(self._job.socket, self._handle)
+        if plan.command:
+            plumbing.sent()
+        await self._channel.until(self._begun)
+        self._settle(plan.command)
+        if lookup:
+            assert self._main is not None
+            await self._execute(self._main, spec, plumbing, cgroup_fds, self._context, main=True)
+
+    def _begun(self) -> bool:
+        if self._failure is not None:
+            return True
+        if not self.spec.has_init:
+            return self._executing and self._channel is not None and self._channel.ended
+        return self._ready and (self._main is None or self._main.started or not (self._plan and self._plan.command))
+
+    def _settle(self, command: tuple[Any, ...]) -> None:
+        """The start has come to its end, well or not: take over the child, or raise what it failed of."""
+        assert self._job is not None and self._channel is not None and self._plan is not None
+        failure = self._failure[1] if self._failure else self._job.failure
+        if self._main is not None and self._main.trouble is not None:
+            raise self._main.trouble
+        if failure is None and not self._begun():
+            if self._channel.broken:
+                raise SpawnError("the container's first process sent what no init of ours sends", step="init")
+            raise SpawnError("the container's first process died while it started", step="init", hint="was it killed from outside, or out of memory?")
+        if failure is not None:
+            raise error_of(failure, self.spec, self._plan, command, commands.why)
+        self._pid, self._pidfd = self._job.take()
+        self._drop_job()
+        if not self.spec.has_init and self._main is not None:
+            try:
+                self._main._on_started([os.dup(self._pidfd)], self._pid)
+            except OSError as error:
+                raise exhausted(error.errno or 0) from None
+        if self._range is not None:
+            self._range.close()  # the init holds the lock from here on
+
+    def _drop_job(self) -> None:
+        if self._job is not None:
+            self._job.free()
+            self._job = None
+
+    def _give(self, plumbing: Plumbing, plan: Plan, uid: int, gid: int) -> None:
+        owner, group = outside(plan.who.uid_map, uid), outside(plan.who.gid_map, gid)
+        if owner is not None and group is not None:
+            plumbing.give(owner, group)
+
+    def _enter(self, ident: int, limits: Limits | None) -> list[int]:
+        """The descriptors by which a new command enters its cgroup."""
+        if self._group is None:
+            if limits:
+                raise SpecError("limits", limits, "a command has limits of its own in a container with limits: give the Spec some")
+            return []
+        sub = self._subs[ident] = self._group.command(str(ident), limits)
+        return list(sub.fds)
