@@ -71,10 +71,13 @@ class TestInsideBubblewrap:
     pytestmark = needs("bwrap")
 
     def test_with_a_proc_of_its_own(self) -> None:
-        """It is masked, and that is said with bwrap's own way out."""
+        """Started by root it is masked, and that is said with bwrap's own way out; a user's bwrap covers nothing."""
         base = ("bwrap", "--unshare-user", "--unshare-pid", "--bind", "/", "/", "--dev", "/dev")
         status, said = start(*base, "--proc", "/proc")
-        assert (status, "mount too revealing" in said, "bwrap" in said) == (125, True, True), said
+        if os.geteuid() == 0:
+            assert (status, "mount too revealing" in said, "bwrap" in said) == (125, True, True), said
+        else:
+            assert (status, said) == (0, "started\n")
 
     def test_the_documented_way(self) -> None:
         """With the outer proc it works."""

@@ -107,8 +107,12 @@ class TestInsideBubblewrap:
     BASE = ("bwrap", "--unshare-user", "--unshare-pid", "--bind", "/", "/", "--dev", "/dev")
 
     def test_its_fresh_proc_is_masked(self) -> None:
-        """bwrap covers parts of the proc that it mounts, so no other can be mounted in it."""
-        proc = around.findings(*self.BASE, "--proc", "/proc")["proc"]
+        """bwrap covers what root could write to in the proc that it mounts, so no other can be mounted in it."""
+        found = around.findings(*self.BASE, "--proc", "/proc")
+        if os.geteuid() != 0:
+            assert "proc" not in found
+            return
+        proc = found["proc"]
         assert proc["found"].startswith("EPERM")
         assert "mount too revealing" in proc["why"]
         assert "bwrap" in proc["fix"]
