@@ -14,7 +14,7 @@ from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
-SHARED = ["interp.c", "step_fs.c", "step_id.c", "step_fd.c", "step_sec.c", "message.c"]
+SHARED = ["interp.c", "step_fs.c", "step_place.c", "step_id.c", "step_fd.c", "step_sec.c", "message.c"]
 INIT_FLAGS = [
     "-std=gnu11", "-Os", "-static", "-nostdlib", "-nostartfiles", "-ffreestanding", "-fno-stack-protector", "-fno-builtin",
     "-fno-asynchronous-unwind-tables", "-fno-pic", "-no-pie", "-fcf-protection=none", "-fno-strict-aliasing",

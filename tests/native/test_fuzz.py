@@ -13,7 +13,7 @@ from needs import needs
 
 HERE = Path(__file__).parent
 NATIVE = HERE.parent.parent / "native"
-SOURCES = ["interp.c", "step_fs.c", "step_id.c", "step_fd.c", "step_sec.c", "message.c"]
+SOURCES = ["interp.c", "step_fs.c", "step_place.c", "step_id.c", "step_fd.c", "step_sec.c", "message.c"]
 SANITIZED = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1", "-DCRECHE_RECORD"]
 
 pytestmark = needs("cc", "sanitizers")

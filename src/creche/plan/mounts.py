@@ -29,6 +29,7 @@ from .ids import Identity
 __all__ = ["MASKED", "READONLY", "Mounts"]
 
 RDONLY, NOSUID, NODEV, NOEXEC = 0x1, 0x2, 0x4, 0x8  # mount_setattr(2)
+NODE = RDONLY | NOSUID | NOEXEC  # a device of the host's: written to all the same, but its mode and owner stay as they are
 MS_PRIVATE = 1 << 18
 MIB = 1 << 20
 TMPFS_SIZE = 64 * MIB  #: of a Tmpfs without a size, and of /dev/shm
@@ -175,11 +176,14 @@ class Mounts:
         else:
             upper, work = overlay.upper, overlay.work
         if self.who.idmaps and overlay.upper is not None:
-            common = os.path.commonpath([os.path.abspath(upper), os.path.abspath(work)])
+            pair_of = [os.path.normpath(path) for path in (upper, work)]
+            if len({path.startswith("/") for path in pair_of}) == 2:
+                raise SpecError(f"{blame}.work", work, "give upper and work both as absolute paths")
+            common = os.path.commonpath(pair_of)
             # upper and work must lie in one mount (overlayfs.rst), so their common parent is what gets idmapped
-            slot = self._idmap(common, f"{blame}.upper", recursive=False)
+            slot = self._idmap(common or ".", f"{blame}.upper", recursive=False)
             self._stage_tree(slot, f"{blame}.upper")
-            names = [os.path.relpath(os.path.abspath(path), common) for path in (upper, work)]
+            names = [path[len(common) :].lstrip("/") for path in pair_of]
             return lowers, *self._below(slot, names[0], names[1], f"{blame}.upper")
         pair = self._slot(), self._slot()
         for slot, path, field in ((pair[0], upper, "upper"), (pair[1], work, "work")):
@@ -317,8 +321,7 @@ class Mounts:
         self.build.append(st.Open(slot=folders["/dev"], text="/dev", flags=st.DIRECTORY | st.INSIDE, blame="rootfs"))
         for path in DEVICES:
             node = self._tree(path, "rootfs", recursive=False)
-            # It is the host's inode: written to all the same, but its mode and owner stay (a device is no part of the mount).
-            self._attributes(node, RDONLY | NOSUID | NOEXEC, "rootfs", recursive=False)
+            self._attributes(node, NODE, "rootfs", recursive=False)
             self._attach_new(node, path, folders, directory=False)
         if "/dev/pts" not in taken:
             self._devpts(DevPts(), "rootfs")
@@ -347,7 +350,9 @@ class Mounts:
         for index, mount in enumerate(self.spec.mounts):
             self._mount(mount, f"mounts[{index}]")
         for index, path in enumerate(self.spec.devices):
-            self._attach(self._tree(path, f"devices[{index}]", recursive=False), path, f"devices[{index}]")
+            node = self._tree(path, f"devices[{index}]", recursive=False)
+            self._attributes(node, NODE, f"devices[{index}]", recursive=False)
+            self._attach(node, path, f"devices[{index}]")
 
     def _mount(self, mount: Mount, blame: str) -> None:
         if isinstance(mount, Bind):
