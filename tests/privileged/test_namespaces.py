@@ -191,7 +191,7 @@ def test_root_joins_a_network_namespace_of_the_hosts(host_box: int) -> None:
 
 @needs("user")
 def test_a_namespace_that_is_not_ours_to_join_is_an_error(host_box: int) -> None:
-    with pytest.raises(SpawnError, match="namespaces.network") as caught:
+    with pytest.raises(SpawnError, match=r"namespaces\.network") as caught:
         run(["true"], namespaces=Namespaces(network=f"/proc/{host_box}/ns/net"))
     assert caught.value.field == "namespaces.network" and caught.value.hint
 
