@@ -88,7 +88,7 @@ struct creche_failure {
 /* Messages to the init. */
 enum { CRECHE_GO = 1, CRECHE_SETUP, CRECHE_RUN, CRECHE_SIGNAL, CRECHE_OPEN_FILE, CRECHE_HOLD };
 /* Messages from it. */
-enum { CRECHE_READY = 65, CRECHE_FAILED, CRECHE_STARTED, CRECHE_START_FAILED, CRECHE_EXITED, CRECHE_OPENED, CRECHE_EXECUTING };
+enum { CRECHE_READY = 65, CRECHE_FAILED, CRECHE_STARTED, CRECHE_START_FAILED, CRECHE_EXITED, CRECHE_OPENED };
 
 enum {
 	CRECHE_RUN_MAIN = 1,            /* the container ends with this command */

@@ -15,6 +15,8 @@ from cffi import FFI
 HERE = Path(__file__).resolve().parent
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
 SHARED = ["interp.c", "step_fs.c", "step_place.c", "step_id.c", "step_fd.c", "step_sec.c", "message.c"]
+LIBRARY = [*SHARED, "child.c", "spawn.c", "pool.c", "calls.c"]
+HEADERS = ["abi.h", "sys.h", "interp.h", "message.h", "spawn.h", "pool.h"]
 INIT_FLAGS = [
     "-std=gnu11", "-Os", "-static", "-nostdlib", "-nostartfiles", "-ffreestanding", "-fno-stack-protector", "-fno-builtin",
     "-fno-asynchronous-unwind-tables", "-fno-pic", "-no-pie", "-fcf-protection=none", "-fno-strict-aliasing",
@@ -45,30 +47,11 @@ def build_init() -> bytes:
 
 
 def declarations() -> str:
-    """abi.h as cffi reads it: without the preprocessor's lines, with the enums' names."""
-    text = (HERE / "abi.h").read_text()
+    """abi.h and pool.h as cffi reads them: without comments and the preprocessor's lines, with the enums' names."""
+    text = "".join((HERE / name).read_text() for name in ("abi.h", "pool.h"))
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
     text = re.sub(r"\\\n", " ", text)
-    text = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
-    return text + """
-        typedef struct creche_job creche_job;
-        creche_job *creche_job_new(uint32_t flags, uint64_t namespaces, int socket, int child_socket, const int *joins,
-                                   unsigned join_count, int *error);
-        int creche_job_plan(creche_job *, uint32_t phase, const void *blob, uint32_t size, const int *fds, unsigned count);
-        void creche_job_run(creche_job *, uint32_t flags, uint32_t rows, uint32_t columns);
-        int creche_job_submit(creche_job *);
-        int creche_job_state(creche_job *);
-        int creche_job_pid(creche_job *);
-        int creche_job_take(creche_job *);
-        void creche_job_failure(creche_job *, struct creche_failure *);
-        void creche_job_cancel(creche_job *);
-        void creche_job_free(creche_job *);
-        int creche_send(int socket, struct creche_request *, const void *blob, uint32_t size, const int *fds, unsigned count);
-        int creche_reap(int pidfd, int *status, uint64_t *usage);
-        int creche_check(const void *blob, uint32_t size);
-        const char *creche_op_name(unsigned op);
-        unsigned creche_op_count(void);
-    """
+    return "\n".join(line for line in text.splitlines() if not line.startswith("#"))
 
 
 def make() -> FFI:
@@ -82,12 +65,13 @@ def make() -> FFI:
     builder.cdef(declarations())
     builder.set_source(
         "creche._native",
-        '#include <sys/mman.h>\n#include <stdio.h>\n#include <sys/prctl.h>\n#include "spawn.c"\n',
+        '#include "pool.h"\n',
         py_limited_api=True,
-        sources=[os.path.relpath(HERE / name) for name in SHARED],
+        sources=[os.path.relpath(HERE / name) for name in LIBRARY],
         include_dirs=[str(HERE)],
-        depends=[str(HERE / name) for name in ["abi.h", "sys.h", "interp.h", "message.h", "init.c", "spawn.c"]],
-        extra_compile_args=["-std=gnu11", "-O2", "-fno-strict-aliasing", *WARNINGS],
+        depends=[str(HERE / name) for name in [*HEADERS, "init.c", "init_elf.h"]],
+        # hidden: a name of ours must not be taken for one of the host program's
+        extra_compile_args=["-std=gnu11", "-O2", "-fno-strict-aliasing", "-fvisibility=hidden", *WARNINGS],
         libraries=["pthread"],
     )
     return builder

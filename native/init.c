@@ -7,6 +7,7 @@
 #include <linux/prctl.h>
 #include <linux/sched.h>
 #include <linux/signal.h>
+#include <linux/time_types.h>
 #include <linux/wait.h>
 #include <linux/poll.h>
 
@@ -14,18 +15,25 @@
    It is executed from a sealed memfd with these descriptors and no others: */
 enum { CONTROL = 0, SUPERVISOR = 1, CHILDREN = 2 /* a signalfd, made here */ };
 
-enum { MAX_STARTING = 128 };
+enum { MAX_STARTING = 128, REAPED_AT_ONCE = 64 };
 
 struct command {
 	int pid;                /* 0: free */
 	uint32_t id, flags;
 	int report, pidfd, pty; /* while it starts: then the first two are -1 */
-	int marked;             /* it was about to exec */
+	int failed;
+};
+
+/* What a newborn command tells us, in memory that we share: the filter that it has by then may forbid it every call, and
+   nothing that it does can make us wait. Its pipe is there for the end of it alone. */
+struct birth {
 	struct creche_failure failure;
+	int marked;             /* it was about to exec */
 };
 
 static int slots[CRECHE_SLOTS];
 static struct command commands[CRECHE_MAX_COMMANDS];
+static struct birth *births; /* one for each of them */
 static unsigned highest, starting;
 static _Alignas(8) unsigned char inbox[CRECHE_INLINE + 64];
 static struct creche_failure failure;
@@ -33,8 +41,8 @@ static struct ctx ctx = { .slots = slots, .failure = &failure, .report_fd = -1 }
 
 static _Noreturn void leave(int status)
 {
-	for (;;)
-		sys1(__NR_exit_group, status);
+	sys1(__NR_exit_group, status);
+	__builtin_trap(); /* a filter of a newborn's may forbid even that */
 }
 
 /* Waits until the control socket is ready for `events`; whoever supervised us being gone is the end of all of it.
@@ -132,23 +140,17 @@ static void set_up(const struct creche_request *request, const void *plan)
 	reply(&ready, 0, 0, 0);
 }
 
-static void mark(struct ctx *c)
-{
-	write_all(c->report_fd, "X", 1);
-}
-
 /* The newborn command: a copy of us, undumpable until its exec, and first of all rid of our descriptors. */
-static _Noreturn void become(const void *plan, uint32_t size)
+static _Noreturn void become(const void *plan, uint32_t size, struct birth *birth)
 {
 	sys3(__NR_close_range, CONTROL, CHILDREN, 0);
 	ctx.phase = CRECHE_PHASE_COMMAND;
-	ctx.about_to_exec = mark;
+	ctx.failure = &birth->failure;
+	ctx.marked = &birth->marked;
 	if (interp_open(&ctx, plan, size) < 0)
-		failure.error = EPROTO;
+		interp_fail(&ctx, 0, 0, -EPROTO);
 	else
 		interp_run(&ctx);
-	write_all(ctx.report_fd, "F", 1);
-	write_all(ctx.report_fd, (const char *)&failure, sizeof failure);
 	leave(127);
 }
 
@@ -166,14 +168,15 @@ static struct command *free_command(void)
 static long start(const struct creche_request *request, const void *plan, struct command *command)
 {
 	int report[2];
+	struct birth *birth = &births[command - commands];
 	struct clone_args args = { .flags = CLONE_PIDFD, .pidfd = (uint64_t)(uintptr_t)&command->pidfd, .exit_signal = SIGCHLD };
 	long r;
 
 	command->report = command->pidfd = command->pty = -1;
-	command->marked = 0;
 	command->id = request->id;
 	command->flags = request->flags;
-	command->failure.error = 0;
+	command->failed = 0;
+	*birth = (struct birth){ 0 };
 	if (request->flags & CRECHE_RUN_PTY) {
 		struct { unsigned short rows, columns, x, y; } size = { (unsigned short)request->a, (unsigned short)request->b, 0, 0 };
 		int devpts = slot_take(&ctx, CRECHE_SLOT_DEVPTS);
@@ -199,7 +202,7 @@ static long start(const struct creche_request *request, const void *plan, struct
 	r = sys2(__NR_clone3, &args, sizeof args);
 	if (r == 0) {
 		sys1(__NR_close, report[0]);
-		become(plan, request->size);
+		become(plan, request->size, birth);
 	}
 	sys1(__NR_close, report[1]);
 	if (r > 0) {
@@ -228,42 +231,21 @@ static void run(const struct creche_request *request, const void *plan)
 	}
 }
 
-/* What a starting command has reported; its end of file is the exec (with the mark), or its death. */
+/* A starting command's pipe has ended: it has executed (with the mark and no failure), or it is dead. */
 static void hear(struct command *command)
 {
-	unsigned char buffer[2 * sizeof(struct creche_failure)];
+	struct birth *birth = &births[command - commands];
 	struct creche_reply started = { .type = CRECHE_STARTED, .id = command->id };
-	long n = sys3(__NR_read, command->report, buffer, sizeof buffer);
 	int fds[2] = { command->pidfd, command->pty };
 
-	if (n == -EINTR || n == -EAGAIN)
-		return;
-	for (long i = 0; i < n; i++)
-		if (buffer[i] == 'X')
-			command->marked = 1;
-		else { /* 'F' and the record, which a pipe may split: it is read to its end here */
-			size_t have = (size_t)(n - i - 1);
-			unsigned char *record = (unsigned char *)&command->failure;
-			copy_bytes(record, buffer + i + 1, have < sizeof command->failure ? have : sizeof command->failure);
-			while (have < sizeof command->failure) {
-				long more = sys3(__NR_read, command->report, record + have, sizeof command->failure - have);
-				if (more <= 0)
-					break;
-				have += (size_t)more;
-			}
-			if (!command->failure.error)
-				command->failure.error = EPROTO;
-			break;
-		}
-	if (n > 0 && !command->failure.error)
-		return;
 	sys1(__NR_close, command->report);
 	command->report = -1;
 	starting--;
-	if (!command->failure.error && !command->marked)
-		command->failure.error = ECHILD;
-	if (command->failure.error)
-		reply_failure(CRECHE_START_FAILED, command->id, &command->failure);
+	if (!birth->failure.error && !birth->marked)
+		interp_fail(&(struct ctx){ .failure = &birth->failure, .phase = CRECHE_PHASE_COMMAND }, 0, 0, -ECHILD);
+	command->failed = birth->failure.error != 0;
+	if (command->failed)
+		reply_failure(CRECHE_START_FAILED, command->id, &birth->failure);
 	else
 		reply(&started, fds, command->pty >= 0 ? 2 : 1, command->pid);
 	sys1(__NR_close, command->pidfd);
@@ -271,7 +253,9 @@ static void hear(struct command *command)
 		sys1(__NR_close, command->pty);
 }
 
-static void reap(void)
+/* Reaps a few of the dead, and says whether there may be more: a guest can make orphans as fast as we bury them, and
+   whoever supervises us must be heard meanwhile. */
+static int reap(void)
 {
 	struct { struct { long sec, us; } user, system; long maxrss, ix, id, is, minor, major, swap, in, out, sent, received,
 		signals, voluntary, involuntary; } usage;
@@ -279,24 +263,24 @@ static void reap(void)
 	int status;
 	long pid;
 
-	for (;;) {
+	for (int n = 0; n < REAPED_AT_ONCE; n++) {
 		struct command *command = 0;
 
 		info.seen.pid = 0;
 		if (sys5(__NR_waitid, 0 /* P_ALL */, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WALL, 0) < 0 || !(pid = info.seen.pid))
-			break;
+			return 0;
 		for (unsigned i = 0; i < highest && !command; i++)
 			if (commands[i].pid == pid)
 				command = &commands[i];
 		/* Its start is told while it is a zombie still: there is no credential of a pid that is gone. */
-		while (command && command->report >= 0)
+		if (command && command->report >= 0)
 			hear(command);
 		if (sys4(__NR_wait4, pid, &status, __WALL, &usage) != pid)
-			break;
+			return 0;
 		if (command) {
 			uint32_t flags = command->flags;
 			command->pid = 0;
-			if (!command->failure.error) {
+			if (!command->failed) {
 				struct creche_reply message = {
 					.type = CRECHE_EXITED, .id = command->id, .status = status,
 					.user_us = (uint64_t)(usage.user.sec * 1000000 + usage.user.us),
@@ -312,6 +296,7 @@ static void reap(void)
 				leave(0); /* and everything in the container with us: pid_namespaces(7) */
 		}
 	}
+	return 1;
 }
 
 static void open_file(const struct creche_request *request, const char *path)
@@ -379,19 +364,28 @@ static _Noreturn __attribute__((used)) void begin(void)
 {
 	static struct pollfd fds[3 + MAX_STARTING];
 	static struct command *who[MAX_STARTING];
-	uint64_t every = ~(uint64_t)0, children = 1u << (SIGCHLD - 1);
+	static struct __kernel_timespec at_once;
+	uint64_t children = 1u << (SIGCHLD - 1);
+	long births_at, more = 0;
 	struct { void *handler; unsigned long flags; void *restorer; uint64_t mask; } fresh = { 0 };
 
 	/* Readable memory of ours is dumpable after an exec: not for guests. */
 	sys5(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
 	sys1(__NR_umask, 0); /* modes are what the Plan says; each command sets its own */
-	sys4(__NR_rt_sigprocmask, SIG_SETMASK, &every, 0, 8);
+	/* Process 1 gets no signal that it does not handle (pid_namespaces(7)); one that it blocks would wait in a queue, which
+	   guests could fill. */
 	for (int i = 1; i <= 64; i++)
 		sys4(__NR_rt_sigaction, i, &fresh, 0, 8);
+	sys4(__NR_rt_sigprocmask, SIG_SETMASK, &children, 0, 8);
 	for (unsigned i = 0; i < CRECHE_SLOTS; i++)
 		slots[i] = -1;
 	if (sys4(__NR_signalfd4, -1, &children, 8, O_CLOEXEC | O_NONBLOCK) != CHILDREN)
 		leave(1);
+	births_at = sys6(__NR_mmap, 0, CRECHE_MAX_COMMANDS * sizeof *births, 3 /* PROT_READ | PROT_WRITE */,
+			 0x21 /* MAP_SHARED | MAP_ANONYMOUS */, -1, 0);
+	if (births_at < 0 && births_at > -4096)
+		leave(1);
+	births = (struct birth *)births_at;
 	for (;;) {
 		unsigned n = 3, full = starting >= MAX_STARTING;
 		fds[0] = (struct pollfd){ CONTROL, full ? 0 : POLLIN, 0 };
@@ -402,7 +396,7 @@ static _Noreturn __attribute__((used)) void begin(void)
 				who[n - 3] = &commands[i];
 				fds[n++] = (struct pollfd){ commands[i].report, POLLIN, 0 };
 			}
-		if (sys5(__NR_ppoll, fds, n, 0, 0, 8) < 0)
+		if (sys5(__NR_ppoll, fds, n, more ? &at_once : 0, 0, 8) < 0)
 			continue;
 		if (fds[1].revents || (fds[0].revents & (POLLHUP | POLLERR) && !(fds[0].revents & POLLIN)))
 			leave(0);
@@ -412,8 +406,10 @@ static _Noreturn __attribute__((used)) void begin(void)
 		if (fds[2].revents) {
 			unsigned char info[128 * 4];
 			sys3(__NR_read, CHILDREN, info, sizeof info);
-			reap();
+			more = 1;
 		}
+		if (more)
+			more = reap();
 		if (fds[0].revents & POLLIN)
 			obey();
 	}

@@ -13,11 +13,10 @@ struct ctx {
 	struct creche_failure *failure;
 	uint32_t phase;
 	uint32_t keep[2];               /* slots below 64 that outlive the setup, as bits */
-	int pid_fd_child;               /* PARENT: a pidfd of the child */
+	int pidfd_child;                /* PARENT: a pidfd of the child */
 	int pid_child;                  /* PARENT: its number */
-	int report_fd;                  /* COMMAND: where a failure goes; moves away when a Step wants its number */
-	int ready;                      /* COMMAND: set just before execve */
-	void (*about_to_exec)(struct ctx *);
+	int report_fd;                  /* COMMAND: its end tells of the exec; moves away when a Step wants its number */
+	int *marked;                    /* COMMAND: set just before execve */
 };
 
 enum op {

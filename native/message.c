@@ -45,19 +45,17 @@ static long sealed(const void *blob, size_t size)
 	return r < 0 ? r : fd;
 }
 
-long send_request(int socket, struct creche_request *request, const void *blob, size_t size, const int *fds, unsigned count,
-		  int dont_wait)
+static long send_as(int socket, struct creche_request *request, const void *blob, size_t size, const int *fds, unsigned count,
+		    int dont_wait, int as_memfd)
 {
 	struct packet p;
 	int all[CRECHE_MAX_FDS + 1];
 	unsigned n = 0;
 	long r, plan = -1;
 
-	if (count > CRECHE_MAX_FDS || size > CRECHE_MAX_BLOB)
-		return -E2BIG;
 	request->size = (uint32_t)size;
 	request->flags &= ~(uint32_t)CRECHE_BLOB_MEMFD;
-	if (size > CRECHE_INLINE) {
+	if (as_memfd) {
 		plan = sealed(blob, size);
 		if (plan < 0)
 			return plan;
@@ -75,4 +73,17 @@ long send_request(int socket, struct creche_request *request, const void *blob, 
 	if (plan >= 0)
 		sys1(__NR_close, plan);
 	return r < 0 ? r : 0;
+}
+
+long send_request(int socket, struct creche_request *request, const void *blob, size_t size, const int *fds, unsigned count,
+		  int dont_wait)
+{
+	long r = -EMSGSIZE;
+
+	if (count > CRECHE_MAX_FDS || size > CRECHE_MAX_BLOB)
+		return -E2BIG;
+	if (size <= CRECHE_INLINE)
+		r = send_as(socket, request, blob, size, fds, count, dont_wait, 0);
+	/* A message must fit the socket's buffer whole, which may be a small one here (net.core.wmem_default). */
+	return r == -EMSGSIZE && size ? send_as(socket, request, blob, size, fds, count, dont_wait, 1) : r;
 }

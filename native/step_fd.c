@@ -169,13 +169,15 @@ STEP(SIGNALS)
 /* The list of NUL-ended strings in a text, as execve wants it. */
 static char **strings(const char *text, uint32_t size, uint64_t count)
 {
-	if (count > (uint64_t)size + 1) /* each has a byte at least; and the sum below must not wrap */
-		return 0;
-	size_t bytes = (count + 1) * sizeof(char *);
-	long memory = sys6(__NR_mmap, 0, bytes, 3 /* PROT_READ | PROT_WRITE */, 0x22 /* MAP_PRIVATE | MAP_ANONYMOUS */, -1, 0);
-	char **list = (char **)memory;
+	char **list;
 	const char *end = text + size;
+	long memory;
 
+	if (count > size) /* each takes a byte at least; and the next line must not overflow */
+		return 0;
+	memory = sys6(__NR_mmap, 0, (count + 1) * sizeof(char *), 3 /* PROT_READ | PROT_WRITE */,
+		      0x22 /* MAP_PRIVATE | MAP_ANONYMOUS */, -1, 0);
+	list = (char **)memory;
 	if (memory < 0 && memory > -4096)
 		return 0;
 	for (uint64_t i = 0; i < count; i++) {
@@ -200,8 +202,8 @@ STEP(EXEC)
 	if (!argv || !envp)
 		return -ENOMEM;
 	for (; place < end; place += text_length(place) + 1) {
-		if (c->about_to_exec)
-			c->about_to_exec(c);
+		if (c->marked)
+			*c->marked = 1;
 		for (int tries = 0;; tries++) {
 			struct __kernel_timespec pause = { 0, 5000000 };
 			r = sys3(__NR_execve, place, argv, envp);

@@ -32,13 +32,17 @@ STEP(LOOPBACK)
 	return r;
 }
 
-/* The init becomes the container's own root (a, b), so that what it makes belongs to an id that is mapped. */
+/* The init becomes the container's own root (a, b), so that what it makes belongs to an id that is mapped. A change of
+   ids sets dumpable to fs.suid_dumpable, which may be 1 (proc_sys_fs(5)); nothing that runs Steps is for guests to read. */
 STEP(IDENTITY)
 {
 	long r = sys3(__NR_setresgid, s->b, s->b, s->b);
 
 	(void)c;
-	return r < 0 ? r : sys3(__NR_setresuid, s->a, s->a, s->a);
+	if (r >= 0)
+		r = sys3(__NR_setresuid, s->a, s->a, s->a);
+	sys5(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+	return r;
 }
 
 /* Capabilities outlive the change of ids that follows, until CAPABILITIES says which of them stay. */
@@ -125,17 +129,23 @@ static size_t decimal(char *to, int number)
 	return size;
 }
 
-/* Opens a file of the child's under /proc, on the parent's side. Its number can't be reused: we have not reaped it. */
+/* Opens a file of the child's under /proc, on the parent's side. Its number is its own until it is reaped; that nobody
+   else has done that (a host program's waitpid with __WALL) its pidfd tells. */
 static long open_of_child(struct ctx *c, const char *name, int flags)
 {
 	char path[64] = "/proc/";
 	size_t at = 6 + decimal(path + 6, c->pid_child);
+	long fd, r;
 
 	path[at++] = '/';
 	if (at + text_length(name) >= sizeof path)
 		return -ENAMETOOLONG;
 	copy_bytes(path + at, name, text_length(name) + 1);
-	return sys4(__NR_openat, AT_FDCWD, path, flags | O_CLOEXEC, 0);
+	fd = sys4(__NR_openat, AT_FDCWD, path, flags | O_CLOEXEC, 0);
+	r = fd < 0 ? 0 : sys4(__NR_pidfd_send_signal, c->pidfd_child, 0, 0, 0);
+	if (r < 0)
+		sys1(__NR_close, fd);
+	return r < 0 ? r : fd;
 }
 
 static long write_of_child(struct ctx *c, const char *name, const char *text, size_t size)

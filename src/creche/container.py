@@ -75,7 +75,7 @@ class Container(Starting, Place, Limited):
         self._pid, self._pidfd = 0, -1
         self._failure: tuple[int, Failure] | None = None
         self._answers: dict[int, tuple[int, list[int]]] = {}
-        self._ready = self._executing = self._reaped = False
+        self._ready = self._reaped = False
         self._began = 0.0
         self._exit: Exit | None = None
         self._reap_lock: anyio.Lock | None = None
@@ -174,8 +174,6 @@ class Container(Starting, Place, Limited):
         process = self._processes.get(reply.id)
         if reply.type == control.READY:
             self._ready = True
-        elif reply.type == control.EXECUTING:
-            self._executing = True
         elif reply.type in (control.FAILED, control.START_FAILED):
             if reply.type == control.FAILED or process is self._main:
                 self._failure = (reply.id, reply.failure)

@@ -56,28 +56,18 @@ class Job:
         self.plan = plan
         self.pidfd = -1
         joins = open_joins(plan)
-        try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
-        except OSError as failed:
-            for fd in joins:
-                os.close(fd)
-            raise exhausted(failed.errno or 0) from None
-        self.socket = ours
         flags = (SPAWN_INIT if plan.init else 0) | (SPAWN_AMBIENT if plan.ambient else 0)
         if not plan.init or joins:
             flags |= SPAWN_COPY
-        error = ffi.new("int *")
+        control, error = ffi.new("int *"), ffi.new("int *")
         try:
-            self._job = lib.creche_job_new(flags, plan.flags, ours.fileno(), theirs.fileno(), joins, len(joins), error)
+            self._job = lib.creche_job_new(flags, plan.flags, joins, len(joins), control, error)
             if self._job == ffi.NULL:
                 raise exhausted(-error[0])
-        except BaseException:
-            ours.close()
-            raise
         finally:
-            theirs.close()
             for fd in joins:
                 os.close(fd)
+        self.socket = socket.socket(fileno=control[0])
         try:
             self._plan(PARENT, encode(plan.parent), parent_fds)
             self._plan(SETUP, encode_known(plan.setup), setup_fds)
@@ -88,7 +78,7 @@ class Job:
             self._check(lib.creche_job_submit(self._job))
         except BaseException:
             self.free()
-            ours.close()
+            self.socket.close()
             raise
 
     def _plan(self, phase: int, blob: bytes, fds: list[int]) -> None:
@@ -104,12 +94,16 @@ class Job:
 
     @property
     def failure(self) -> Failure | None:
-        """Why the spawn is dead, where it is and no message of the child's says it."""
-        if self.state != DEAD:
+        """Why the spawn failed, where it did and no message of the init's says it."""
+        if self.state < RUNNING:
             return None
         record = ffi.new("struct creche_failure *")
-        lib.creche_job_failure(self._job, record)
-        return failure_of(bytes(ffi.buffer(record)))
+        return failure_of(bytes(ffi.buffer(record))) if lib.creche_job_failure(self._job, record) else None
+
+    @property
+    def executing(self) -> bool:
+        """Whether a child without an init came to its exec, so that the end of the socket is that."""
+        return bool(lib.creche_job_executing(self._job))
 
     def take(self) -> tuple[int, int]:
         """The child's pid and pidfd; the pidfd is the caller's to close and the child the caller's to reap."""
@@ -136,7 +130,11 @@ def exhausted(errno: int) -> SpawnError:
 
         reason, hint = why_no_namespaces(errno)
         return SpawnError(f"the spawn could not be begun: {reason}", step="clone3", errno=errno, hint=hint)
-    hint = "raise RLIMIT_NOFILE (ulimit -n)" if errno in (23, 24) else "free memory, or raise RLIMIT_NPROC (ulimit -u)"
+    hints = {
+        23: "raise RLIMIT_NOFILE (ulimit -n)", 24: "raise RLIMIT_NOFILE (ulimit -n)",
+        13: "vm.memfd_noexec=2 forbids to execute from memory: sysctl vm.memfd_noexec=1",
+    }  # fmt: skip
+    hint = hints.get(errno, "free memory, or raise RLIMIT_NPROC (ulimit -u)")
     return SpawnError(f"the spawn could not be begun: {os.strerror(errno)}", step="spawn", errno=errno, hint=hint)
 
 

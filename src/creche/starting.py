@@ -54,7 +54,6 @@ class Starting:
         _pidfd: int
         _failure: tuple[int, Failure] | None
         _ready: bool
-        _executing: bool
         _began: float
 
         def _handle(self, reply: Reply, fds: list[int], pid: int) -> None: ...
@@ -107,7 +106,7 @@ class Starting:
         if self._failure is not None:
             return True
         if not self.spec.has_init:
-            return self._executing and self._channel is not None and self._channel.ended
+            return self._job is not None and self._job.executing and self._channel is not None and self._channel.ended
         return self._ready and (self._main is None or self._main.started or not (self._plan and self._plan.command))
 
     def _settle(self, command: tuple[Any, ...]) -> None:

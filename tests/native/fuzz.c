@@ -201,17 +201,15 @@ static void packets(void)
 		abort();
 }
 
-static void ready(struct ctx *c) { c->ready = 1; }
-
 int main(int argc, char **argv)
 {
-	static int slots[CRECHE_SLOTS];
+	static int slots[CRECHE_SLOTS], marked;
 	unsigned long count = argc > 2 ? strtoul(argv[2], 0, 10) : 1000;
 	state = (argc > 1 ? strtoull(argv[1], 0, 10) : 1) * 0x9e3779b97f4a7c15ull + 1;
 	for (unsigned long i = 0; i < count; i++) {
 		struct creche_failure failure = { 0 };
 		struct ctx c = { .slots = slots, .failure = &failure, .phase = (uint32_t)below(4), .report_fd = (int)below(3) - 1,
-			.pid_fd_child = 5, .pid_child = (int)below(1 << 22), .about_to_exec = below(2) ? ready : 0 };
+			.pidfd_child = 5, .pid_child = (int)below(1 << 22), .marked = below(2) ? &marked : 0 };
 		uint32_t size;
 		unsigned char *blob = plan(&size);
 		unsigned char *exact = malloc(size + (size == 0));

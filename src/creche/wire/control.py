@@ -9,7 +9,7 @@ from attrs import frozen
 __all__ = ["Failure", "Reply", "REPLY_SIZE", "decode"]
 
 SETUP, RUN, SIGNAL, OPEN_FILE = 2, 3, 4, 5
-READY, FAILED, STARTED, START_FAILED, EXITED, OPENED, EXECUTING = range(65, 72)
+READY, FAILED, STARTED, START_FAILED, EXITED, OPENED = range(65, 71)
 RUN_MAIN, RUN_PTY = 1, 2
 
 _HEAD = struct.Struct("=2I2i9Q")
@@ -55,6 +55,6 @@ def decode(data: bytes) -> Reply | None:
     if len(data) != REPLY_SIZE:
         return None
     kind, ident, status, _, user, system, rss, _minor, _major, blocks_in, blocks_out, _vol, _inv = _HEAD.unpack_from(data)
-    if not READY <= kind <= EXECUTING:
+    if not READY <= kind <= OPENED:
         return None
     return Reply(kind, ident, status, user / 1e6, system / 1e6, rss * 1024, blocks_in, blocks_out, failure_of(data[_HEAD.size :]))

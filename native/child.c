@@ -1,0 +1,206 @@
+/* What runs in a spawned child before it is the init or the command: raw system calls and nothing else. */
+#include "spawn.h"
+#include <asm/errno.h>
+#include <linux/capability.h>
+#include <linux/fcntl.h>
+#include <linux/futex.h>
+#include <linux/poll.h>
+#include <linux/prctl.h>
+#include <linux/sched.h>
+
+/* The child may share its maker's memory and thread-local storage, so nothing here touches errno, a lock, the heap or
+   stdio: the kernel's headers alone are included. */
+
+void futex(uint32_t *word, int operation, uint32_t value)
+{
+	sys6(__NR_futex, word, operation | FUTEX_PRIVATE_FLAG, value, 0, 0, 0);
+}
+
+void say_ready(creche_job *job, uint32_t value)
+{
+	__atomic_store_n(&job->child_ready, value, __ATOMIC_SEQ_CST);
+	futex(&job->child_ready, FUTEX_WAKE, 1);
+}
+
+/* The parent says GO when the maps are written, and hands over what it made meanwhile; a supervisor that is gone says
+   nothing any more. The number of descriptors that came, or an error. */
+static long await_go(int control, int supervisor, int *fds, unsigned room)
+{
+	struct creche_request go = { 0 };
+	struct packet p;
+
+	for (;;) {
+		struct pollfd ready[2] = { { control, POLLIN, 0 }, { supervisor, POLLIN, 0 } };
+		long r = sys5(__NR_ppoll, ready, 2, 0, 0, 8);
+		if (r == -EINTR)
+			continue;
+		if (r < 0 || ready[1].revents)
+			return -ECANCELED;
+		packet_data(&p, &go, sizeof go, 0, 0);
+		p.header.msg_controllen = sizeof p.control;
+		r = sys3(__NR_recvmsg, control, &p.header, CLOSE_ON_EXEC);
+		if (r != sizeof go || go.type != CRECHE_GO)
+			return -ECANCELED;
+		return packet_fds(&p, r, fds, room);
+	}
+}
+
+static void tell(int socket, uint32_t type, const struct creche_failure *failure)
+{
+	struct packet p;
+	struct creche_reply message = { .type = type };
+
+	copy_bytes(&message.failure, failure, sizeof *failure);
+	packet_data(&p, &message, sizeof message, 0, 0);
+	sys3(__NR_sendmsg, socket, &p.header, SEND_QUIETLY);
+}
+
+void note(struct creche_failure *failure, uint32_t phase, uint32_t detail, long error)
+{
+	failure->phase = phase;
+	failure->op = CRECHE_OP_COUNT;
+	failure->detail = detail;
+	failure->error = (int32_t)-error;
+}
+
+/* A fresh user namespace has all capabilities and, until the maps are there, an unmapped id, which loses them at exec;
+   ambient ones stay (capabilities(7)). They leave `permitted` as it is, so the memory that we share stays dumpable. */
+static long keep_capabilities(void)
+{
+	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct data[2];
+	long r = sys2(__NR_capget, &header, data);
+
+	if (r < 0)
+		return r;
+	data[0].inheritable = data[0].permitted;
+	data[1].inheritable = data[1].permitted;
+	r = sys2(__NR_capset, &header, data);
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < 64; i++)
+		if (data[i / 32].permitted >> i % 32 & 1)
+			sys5(__NR_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, i, 0, 0);
+	return 0;
+}
+
+/* The child that becomes the init. It may share our memory, so it does as little as it can until then. */
+int enter_init(void *arg)
+{
+	creche_job *job = arg;
+	char *argv[] = { "", 0 };
+	int from[3] = { job->child_socket, job->supervisor, job->exe };
+	struct creche_failure failure = { 0 };
+	long r = 0;
+
+	for (int i = 0; i < 3 && r >= 0; i++) { /* up, out of the way of 0, 1, 2 … */
+		r = sys3(__NR_fcntl, from[i], F_DUPFD_CLOEXEC, 3);
+		if (r >= 0)
+			from[i] = (int)r;
+	}
+	for (int i = 0; i < 3 && r >= 0; i++) /* … then down to them; what else is open here belongs to others */
+		r = sys3(__NR_dup3, from[i], i, i == 2 ? O_CLOEXEC : 0);
+	if (r >= 0)
+		r = sys3(__NR_close_range, 3, ~0u, 0);
+	from[0] = r >= 0 ? 0 : from[0];
+	if (r >= 0 && job->flags & CRECHE_SPAWN_AMBIENT)
+		r = keep_capabilities();
+	if (r >= 0) {
+		say_ready(job, 1);
+		r = await_go(0, 1, 0, 0);
+		if (r < 0)
+			return 127; /* nobody is there to hear of it */
+	}
+	if (r >= 0)
+		r = sys5(__NR_execveat, 2, "", argv, argv + 1, AT_EMPTY_PATH);
+	note(&failure, CRECHE_PHASE_CHILD, CRECHE_DETAIL_INIT, r);
+	tell(from[0], CRECHE_FAILED, &failure);
+	return 127;
+}
+
+/* Closes all descriptors but these few: everything is close-on-exec, but a child that waits must not hold on to the
+   sockets of others. */
+static void close_all_but(int *keep, unsigned count)
+{
+	unsigned from = 0;
+
+	for (unsigned i = 1; i < count; i++)
+		for (unsigned j = i; j && keep[j] < keep[j - 1]; j--) {
+			int swap = keep[j];
+			keep[j] = keep[j - 1];
+			keep[j - 1] = swap;
+		}
+	for (unsigned i = 0; i < count; i++) {
+		if (keep[i] < (int)from)
+			continue;
+		if ((unsigned)keep[i] > from)
+			sys3(__NR_close_range, from, keep[i] - 1, 0);
+		from = (unsigned)keep[i] + 1;
+	}
+	sys3(__NR_close_range, from, ~0u, 0);
+}
+
+long run_plan(struct ctx *c, const struct plan *plan, const int *fds, long count)
+{
+	long r;
+
+	for (long i = 0; i < count; i++)
+		c->slots[CRECHE_SLOT_PASSED + i] = fds[i];
+	r = interp_open(c, plan->blob, plan->size);
+	if (r < 0)
+		interp_fail(c, 0, 0, r);
+	return r < 0 ? r : interp_run(c);
+}
+
+/* The child without an init: a copy of our memory, which runs all of the Plan itself and then is the command. */
+int run_all(void *arg)
+{
+	creche_job *job = arg;
+	int fds[CRECHE_MAX_FDS + 2];
+	unsigned count = job->command.fds.count;
+	struct ctx c = { .slots = job->slots, .failure = &job->report->failure, .phase = CRECHE_PHASE_SETUP, .report_fd = -1 };
+	long r;
+
+	copy_bytes(fds, job->command.fds.list, count * sizeof(int));
+	fds[count] = job->child_socket;
+	fds[count + 1] = job->supervisor;
+	close_all_but(fds, count + 2);
+	for (unsigned i = 0; i < CRECHE_SLOTS; i++)
+		job->slots[i] = -1;
+	r = await_go(job->child_socket, job->supervisor, fds, CRECHE_MAX_FDS);
+	if (r < 0)
+		return 127;
+	r = run_plan(&c, &job->setup, fds, r);
+	if (r >= 0) {
+		c.phase = CRECHE_PHASE_COMMAND;
+		c.report_fd = job->child_socket; /* its end of file is the exec, or our death */
+		c.marked = &job->report->marked;
+		run_plan(&c, &job->command, job->command.fds.list, count); /* returns only where it failed */
+	}
+	return 127;
+}
+
+/* Joins namespaces in a copied process of its own and makes the child from there, as a child of our maker. What goes
+   among strangers has a copy of the supervisor's memory: not for them to look at. */
+int join_and_clone(void *arg)
+{
+	creche_job *job = arg;
+	struct clone_args args = { .flags = job->namespaces | CLONE_PARENT | CLONE_CLEAR_SIGHAND };
+	long birth[2] = { 0, -1 };
+
+	sys5(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+	/* In there setgroups may be denied, and what groups a privileged caller has would stay for good. */
+	sys2(__NR_setgroups, 0, 0);
+	for (unsigned i = 0; i < job->join_count && birth[0] >= 0; i++) {
+		birth[0] = sys2(__NR_setns, job->joins[i], 0);
+		if (birth[0] < 0)
+			birth[1] = i;
+	}
+	if (birth[0] >= 0) {
+		birth[0] = sys2(__NR_clone3, &args, sizeof args);
+		if (birth[0] == 0)
+			sys1(__NR_exit_group, job->flags & CRECHE_SPAWN_INIT ? enter_init(job) : run_all(job));
+	}
+	sys3(__NR_write, job->side, birth, sizeof birth);
+	return 0;
+}

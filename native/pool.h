@@ -1,0 +1,37 @@
+/* What Python calls: cffi reads this file too, so it holds plain declarations only. */
+#ifndef CRECHE_POOL_H
+#define CRECHE_POOL_H
+#include "abi.h"
+
+typedef struct creche_job creche_job;
+
+/* A job with copies of what it is given, and our end of its control socket in `*control`, which is the caller's;
+   or nothing and -errno in `*error`. */
+creche_job *creche_job_new(uint32_t flags, uint64_t namespaces, const int *joins, unsigned join_count, int *control, int *error);
+/* Gives the job one of its Plans (a phase of abi.h) with the descriptors that go with it, of which it keeps copies. */
+int creche_job_plan(creche_job *job, uint32_t phase, const void *blob, uint32_t size, const int *fds, unsigned count);
+void creche_job_run(creche_job *job, uint32_t flags, uint32_t rows, uint32_t columns);
+/* Hands the job to a thread. From here on its control socket tells the loop how it goes. 0 or -errno. */
+int creche_job_submit(creche_job *job);
+int creche_job_state(creche_job *job);
+int creche_job_pid(creche_job *job);
+/* The child's pidfd, which is the caller's from here on. */
+int creche_job_take(creche_job *job);
+/* Why the spawn failed, as far as no message of the init's says it: 1, or 0 where it did not. */
+int creche_job_failure(creche_job *job, struct creche_failure *failure);
+/* Whether a child without an init was about to exec, so that the end of its socket is the exec. */
+int creche_job_executing(creche_job *job);
+/* Ends a spawn wherever it is: in the queue, or in a worker that looks before it goes on; a child that is there dies now. */
+void creche_job_cancel(creche_job *job);
+void creche_job_free(creche_job *job);
+/* Sends the init a request without waiting: 0, or -errno (-EAGAIN: not now). */
+int creche_send(int socket, struct creche_request *request, const void *blob, uint32_t size, const int *fds, unsigned count);
+/* Reaps the process of a pidfd without waiting: 1 and its status (as wait4(2) gives it) and what it and its children
+   used; 0: it is not dead yet; -ECHILD: somebody else reaped it. usage: user and system microseconds, KiB, blocks. */
+int creche_reap(int pidfd, int *status, uint64_t *usage);
+/* Checks a Plan's form as the init would: 0 or -errno. */
+int creche_check(const void *blob, uint32_t size);
+const char *creche_op_name(unsigned op);
+unsigned creche_op_count(void);
+
+#endif

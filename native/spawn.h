@@ -1,0 +1,70 @@
+/* A spawn under way: what the child, its parent's thread and Python's handle share. */
+#ifndef CRECHE_SPAWN_H
+#define CRECHE_SPAWN_H
+
+#include "message.h"
+
+enum { MAX_JOINS = 8, STACK = 65536, IDMAPPED = 512 };
+
+struct fds {
+	int *list;
+	unsigned count;
+};
+
+struct plan {
+	void *blob;
+	uint32_t size;
+	struct fds fds;
+};
+
+/* How a child without an init fared: in memory that it shares with us however it was made, since a filter of its own
+   may forbid it to say so. */
+struct report {
+	struct creche_failure failure;
+	int marked;                    /* it was about to exec */
+};
+
+/* Owned by the worker and by Python's handle, freed with the second of them. What the child touches lives here too, so
+   it is there until the child has exec'd or died. */
+typedef struct creche_job {
+	struct creche_job *next;       /* in the queue */
+	struct creche_job *older, *newer; /* among all there are */
+	int holders, cancelled, state;
+	uint32_t child_ready;          /* a futex */
+	uint32_t flags;
+	uint64_t namespaces;
+	int socket, child_socket;      /* the control socket's two ends */
+	int supervisor, exe;
+	int joins[MAX_JOINS];
+	unsigned join_count;
+	struct plan parent, setup, command;
+	uint32_t run_flags, rows, columns;
+	int pid;
+	int made;                      /* where clone3 puts a pidfd, which is none if it then fails */
+	int pidfd;                     /* the child's, once it is sure to be one */
+	int side;                      /* where a joining child tells of the one that it made */
+	long clone_result;
+	struct creche_failure failure;
+	struct report *report;
+	void *stack;
+	int slots[CRECHE_SLOTS];
+} creche_job;
+
+/* child.c: raw calls only, nothing that touches errno, a lock, the heap or stdio. */
+int enter_init(void *job);
+int run_all(void *job);
+int join_and_clone(void *job);
+long run_plan(struct ctx *c, const struct plan *plan, const int *fds, long count);
+void note(struct creche_failure *failure, uint32_t phase, uint32_t detail, long error);
+void futex(uint32_t *word, int operation, uint32_t value);
+void say_ready(creche_job *job, uint32_t value);
+
+/* spawn.c */
+void carry_out(creche_job *job);
+void finish(creche_job *job, int state);
+void kill_and_reap(creche_job *job);
+
+/* pool.c: what another thread may look at (pidfd, plans, sockets) changes between these two. */
+void jobs_lock(void);
+void jobs_unlock(void);
+#endif
