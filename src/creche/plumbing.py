@@ -7,7 +7,7 @@ import fcntl
 import os
 from collections.abc import Mapping
 
-from .errors import SpawnError
+from .errors import SpawnError, SpecError
 from .plan.command import Descriptor
 from .spec.spec import Spec
 from .streams import ReceiveStream, SendStream
@@ -17,7 +17,10 @@ __all__ = ["Plumbing"]
 
 def _number(value: object, field: str) -> int:
     """The descriptor that a field names; it must be open now, before one of ours can take its number."""
-    fd = value if isinstance(value, int) else value.fileno()  # type: ignore[attr-defined]
+    try:
+        fd = value if isinstance(value, int) else value.fileno()  # type: ignore[attr-defined]
+    except (OSError, ValueError) as error:  # closed, or a file in memory only
+        raise SpecError(field, value, f"it has no descriptor ({error}): give a file that is open") from None
     try:
         fcntl.fcntl(fd, fcntl.F_GETFD)
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import AsyncIterator
+from typing import Self
 
 import anyio
 import anyio.abc
@@ -14,7 +14,8 @@ __all__ = ["ReceiveStream", "SendStream"]
 
 CHUNK = 65_536  # bytes of one read: a pipe's default capacity, pipe(7)
 WIDE = 1 << 20  # the capacity asked for once a reader sees that the writer is faster
-SHARE = 1 << 22  # bytes after which others on the loop have their turn: about a millisecond
+SHARE = 1 << 20  # bytes after which others on the loop have their turn: less than a millisecond
+LINE = 512  # as so many bytes counts a line, for the time that it takes
 F_SETPIPE_SZ = 1031
 
 
@@ -54,6 +55,7 @@ class ReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
         self._kept = bytearray()  # read, and not yet given out by lines()
+        self._searched = 0  # bytes of them that hold no newline
         self._ended = False
         self._widened = False
         self._since = 0  # bytes since others on the loop had their turn
@@ -83,6 +85,7 @@ class ReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
         if self._kept:
             data = bytes(self._kept[:max_bytes])
             del self._kept[:max_bytes]
+            self._searched = 0
             return data
         if self._ended:
             return b""
@@ -113,7 +116,7 @@ class ReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
             await anyio.wait_readable(self._open())
             self._since = 0
 
-    async def lines(self, encoding: str | None = None, max: int = CHUNK) -> AsyncIterator[bytes | str]:  # noqa: A002
+    def lines(self, encoding: str | None = None, max: int = CHUNK) -> Lines:
         """Lines without their newline, as bytes or decoded; one longer than `max` bytes comes in pieces.
 
         Undecodable bytes become U+FFFD. Ends with the stream; the last line need not end with a newline. Leaving the
@@ -121,37 +124,57 @@ class ReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
         """
         if max < 1:
             raise ValueError("max must be at least 1 byte")
-        searched = 0
-        while True:
-            at = self._kept.find(b"\n", searched, max + 1)
-            if at >= 0 or len(self._kept) > max:
-                end = at if at >= 0 else max
-                line = bytes(self._kept[:end])
-                del self._kept[: end + (at >= 0)]
-                searched = 0
-                yield line.decode(encoding, "replace") if encoding else line
-                continue
-            searched = len(self._kept)
-            if self._ended:
-                break
-            await self._turn()
-            data = self._read(self._open(), self._size)
-            if data is None:
-                await anyio.wait_readable(self._open())
-                self._since = 0
-            elif data == b"":
-                self._ended = True
-            else:
-                self._kept += data
-                self._since += len(data)
-        if self._kept:
-            line = bytes(self._kept)
-            self._kept.clear()
-            yield line.decode(encoding, "replace") if encoding else line
+        return Lines(self, encoding, max)
+
+    def _line(self, max: int) -> bytes | None:
+        """The next line of what has been read, or None where that holds no whole one."""
+        at = self._kept.find(b"\n", self._searched, max + 1)
+        if at < 0 and len(self._kept) <= max and not (self._ended and self._kept):
+            self._searched = len(self._kept)
+            return None
+        end = at if at >= 0 else min(max, len(self._kept))
+        line = bytes(self._kept[:end])
+        del self._kept[: end + (at >= 0)]
+        self._searched = 0
+        return line
+
+    async def _more(self) -> None:
+        """Read on, waiting for what there is not yet."""
+        await self._turn()
+        data = self._read(self._open(), self._size)
+        if data is None:
+            await anyio.wait_readable(self._open())
+            self._since = 0
+        elif data == b"":
+            self._ended = True
+        else:
+            self._kept += data
+            self._since += len(data)
 
     async def aclose(self) -> None:
         """Close the reading end: a writer gets SIGPIPE."""
         self.close()
+
+
+class Lines:
+    """An iterator over a stream's lines. A class and no generator, which trio would want to be closed by hand."""
+
+    def __init__(self, stream: ReceiveStream, encoding: str | None, max: int) -> None:
+        self._stream, self._encoding, self._max = stream, encoding, max
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes | str:
+        stream = self._stream
+        stream._since += LINE
+        if stream._since >= SHARE:
+            await stream._turn()  # before a line is taken, so that none is lost to a cancellation
+        while (line := stream._line(self._max)) is None:
+            if stream._ended:
+                raise StopAsyncIteration
+            await stream._more()
+        return line.decode(self._encoding, "replace") if self._encoding else line
 
 
 class SendStream(_Descriptor, anyio.abc.ByteSendStream):

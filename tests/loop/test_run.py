@@ -7,10 +7,10 @@ from pathlib import Path
 
 import anyio
 import pytest
+from loop.helpers import shell
 
 import creche
 from creche import ExitError, Reason, Spec, SpecError
-from loop.helpers import shell
 from needs import needs
 
 pytestmark = needs("native", "userns")
