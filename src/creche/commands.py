@@ -10,12 +10,10 @@ import stat
 import struct
 import termios
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from .cgroups import find_place_async
-from .cgroups.group import Group
 from .errors import CgroupError, FileError, SpecError
 from .machine import Machine, probe
 from .plan import steps as st
@@ -26,6 +24,9 @@ from .spec.filesystem import Bind
 from .spec.limits import Limits
 from .spec.spec import Spec
 from .wire.encode import encode
+
+if TYPE_CHECKING:
+    from .cgroups.group import Group
 
 __all__ = ["account", "derive", "look_up", "make_group", "measured", "steps", "why", "without_missing"]
 
@@ -142,6 +143,8 @@ def core_limit() -> tuple[int, int]:
 
 async def make_group(name: str, limits: Limits) -> Group:
     """The container's cgroups with its limits in force. Raises UnsupportedError, CgroupError."""
+    from .cgroups import find_place_async
+
     place = await find_place_async()
     return place.create(name, limits)
 

@@ -5,20 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import signal as _signal
 import time
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from itertools import count
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
 from . import commands, ranges
-from .cgroups.group import Group, Sub
-from .cgroups.notify import Watch
-from .cgroups.values import Events
 from .channel import Channel
 from .errors import CrecheError, SpecError
 from .lifecycle import Action, Event, State, step
@@ -34,6 +30,11 @@ from .starting import Starting
 from .streams import ReceiveStream, SendStream
 from .wire import control
 from .wire.control import Failure, Reply
+
+if TYPE_CHECKING:
+    from .cgroups.group import Group, Sub
+    from .cgroups.notify import Watch
+    from .cgroups.values import Events
 
 __all__ = ["Container"]
 
@@ -370,6 +371,8 @@ class Container(Starting, Place, Limited):
         if self._range is not None:
             self._range.close()
         if self._scratch is not None and os.getpid() == self._owner:
+            import shutil  # only for those before Linux 6.6
+
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def __del__(self, _warn: Any = warnings.warn) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -72,6 +71,8 @@ class Starting:
         if wants_range(spec, machine):
             self._range = ranges.reserve(machine)
         if needs_scratch(spec, machine):
+            import tempfile  # only before Linux 6.6
+
             self._scratch = tempfile.mkdtemp(prefix="creche-upper-")
             for name in ("upper", "work"):
                 os.mkdir(f"{self._scratch}/{name}")
