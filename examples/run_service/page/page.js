@@ -167,6 +167,9 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && current) { event.preventDefault(); halt(); }
 });
 
+// A page that is left may live on in the browser's cache, with its connection and so its program.
+addEventListener("pagehide", () => current?.abort.abort());
+
 // Enter keeps the line's indentation, and adds to it after a colon or a brace. Tab goes on to the next field, as people who use keys expect.
 program.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.ctrlKey || event.metaKey || event.shiftKey || event.isComposing) return;
