@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Container"]
 
 CLOSING = 30.0  # seconds in which what was killed must be dead
+TELLING = 1.0  # seconds in which an init must tell of a main command that is dead, and end
 _ids = count(1)
 
 
@@ -181,6 +182,7 @@ class Container(Starting, Place, Limited):
             if process is not None:
                 process.failure = reply.failure
         elif reply.type == control.STARTED and process is not None and not process.started:
+            self._ready = True
             process._on_started(fds, pid)
         elif reply.type == control.EXITED and process is not None and process.started:
             process._on_exited(reply, self._kills_of(reply.id))
@@ -337,7 +339,11 @@ class Container(Starting, Place, Limited):
                 await self._channel.until(lambda: False)
                 if self._job.state == RUNNING:
                     self._pid, self._pidfd = self._job.take()
+            if self._main is not None and self._main.is_over():
+                with anyio.move_on_after(TELLING):
+                    await self._until(lambda: False, self._main)
             self._kill(Reason.KILLED, "the end of its block")
+            self._strike()
         if Action.REAP in actions and self._pidfd >= 0:
             for process in self._processes.values():
                 process._grace_ends = None
@@ -400,10 +406,11 @@ class Container(Starting, Place, Limited):
     def _kill(self, reason: Reason, by: str = "", limit: str | None = None, value: float | None = None) -> None:
         self._look()
         for process in self._processes.values():
-            if process._exit is None and process._killing is None:
+            if process._exit is None and process._killing is None and not process.is_over():
                 process._killing, process._killed_by = reason, by
                 process.limit, process.limit_value = limit, value
-        self._strike()
+        if self._main is None or not self._main.is_over():
+            self._strike()
 
     def _strike(self) -> None:
         """SIGKILL for its first process, and so for all."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal as _signal
 import time
 from typing import TYPE_CHECKING
@@ -98,6 +99,14 @@ class Process(anyio.abc.Process):
             detail["killed_by"] = self._killed_by
         self._exit = Exit(code, signal, reason, usage, limit=self.limit, oom_kills=max(0, oom_kills - self.kills_before), detail=detail)
 
+    def is_over(self) -> bool:
+        """Whether it is dead and its init is about to tell how: then it ended before we acted."""
+        if self._exit is not None or self._pidfd < 0 or not self._box.spec.has_init:
+            return self._exit is not None
+        dead = select.poll()
+        dead.register(self._pidfd, select.POLLIN)  # pidfd_open(2): readable means dead
+        return bool(dead.poll(0))
+
     # ---- anyio.abc.Process ----
 
     @property
@@ -167,7 +176,7 @@ class Process(anyio.abc.Process):
 
     def _kill(self, reason: Reason, by: str = "") -> None:
         self._box._look()
-        if self._exit is None:
+        if not self.is_over():
             self._killing = self._killing or reason
             self._killed_by = self._killed_by or by
             self.send_signal(_signal.SIGKILL)
