@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import anyio
@@ -117,15 +118,17 @@ def run(given: argparse.Namespace) -> int:
             main, given, backend="trio" if given.loop == "trio" else "asyncio", backend_options=options
         )
     except BaseExceptionGroup as group:
-        ours, others = group.split(CrecheError)
-        gone, others = others.split(BrokenPipeError) if others else (None, None)
-        if others is not None:
+        causes = list(_causes(group))
+        unknown = [cause for cause in causes if not isinstance(cause, (CrecheError, BrokenPipeError))]
+        if unknown:
             raise
-    if gone is not None:  # as `| head` does: nobody wants to know any more
+    except BrokenPipeError as error:
+        causes = [error]
+    ours = [cause for cause in causes if isinstance(cause, CrecheError)]
+    if not ours:  # a broken pipe, as `| head` makes one: nobody wants to know any more
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FAILED
-    assert ours is not None
-    print(f"job_runner: {_first(ours)}", file=sys.stderr)
+    print(f"job_runner: {ours[0]}", file=sys.stderr)
     print(
         "job_runner: `creche doctor` tells what this machine can do, and what would change it",
         file=sys.stderr,
@@ -133,9 +136,10 @@ def run(given: argparse.Namespace) -> int:
     return OURS
 
 
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """What a group of exceptions is made of, groups in it taken apart."""
+    for cause in error.exceptions if isinstance(error, BaseExceptionGroup) else ():
+        yield from _causes(cause) if isinstance(cause, BaseExceptionGroup) else (cause,)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-from sandbox import Bounds, languages, play
+from sandbox import Bounds, Language, Tell, languages, play
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -91,7 +91,7 @@ class Service:
             )
         return _Stream(self, language, program, stdin)
 
-    async def _asked(self, request: Request) -> tuple[Any, str, bytes]:
+    async def _asked(self, request: Request) -> tuple[Language, str, bytes]:
         # Another site's page could send a form to us unasked, but not JSON: browsers ask us first, and we don't answer.
         if request.headers.get("content-type", "").partition(";")[0] != "application/json":
             raise _Refused(415, "Send JSON.")
@@ -121,7 +121,7 @@ class Service:
             box.kill()
         return Response(status_code=204)
 
-    async def play(self, language: Any, program: str, stdin: bytes, tell: Any) -> None:
+    async def play(self, language: Language, program: str, stdin: bytes, tell: Tell) -> None:
         """Wait for a turn, run, and tell of it."""
         ident = secrets.token_urlsafe(12)
         await tell("waiting", id=ident, others=self._turn.statistics().tasks_waiting)
@@ -153,9 +153,9 @@ class Service:
 class _Stream:
     """An answer that lasts as long as its run: when the browser goes away the run is cancelled, and so the container dies."""
 
-    def __init__(self, service: Service, *given: Any) -> None:
+    def __init__(self, service: Service, language: Language, program: str, stdin: bytes) -> None:
         self._service = service
-        self._given = given
+        self._given = language, program, stdin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {

@@ -148,7 +148,7 @@ async def play(
     exit = box.exit or Exit(None, 9, Reason.KILLED)
     if why:
         limit = "timeout" if why["reason"] is Reason.TIMEOUT else "output"
-        detail = {**exit.detail, "limit_value": float(why["value"])}
+        detail = exit.detail | {"limit_value": float(why["value"])}
         exit = attrs.evolve(exit, reason=why["reason"], limit=limit, detail=detail)
     await tell(
         "exit",

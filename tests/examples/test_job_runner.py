@@ -179,6 +179,20 @@ def test_a_reader_that_goes_away_ends_it_quietly(stubborn: Path, token: str) -> 
     assert not marked(token)
 
 
+def test_a_reader_that_was_never_there(tmp_path: Path) -> None:
+    (tmp_path / "a.sh").write_text("echo once")
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        words = [*RUNNER, str(tmp_path)]
+        done = subprocess.run(
+            words, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=PATIENCE, check=False
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_all_and_the_table_still_comes(
     stubborn: Path, token: str, number: signal.Signals
