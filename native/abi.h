@@ -46,6 +46,7 @@ enum {
 	CRECHE_KEEP_SLOT = 8,           /* ATTACH: the slot is used again */
 	CRECHE_WRITABLE = 16,           /* FILE: stays writable while built */
 	CRECHE_INSIDE = 32,             /* OPEN, OPEN_TREE: the path is resolved in the container's root */
+	CRECHE_NO_LINK = 64,            /* ATTACH: what is there must be a directory, not a link to one */
 	CRECHE_GROUP_MAP = 128,         /* MAP, MAP_TOOL: gid_map rather than uid_map */
 	CRECHE_DENY_SETGROUPS = 256,    /* MAP: write "deny" to setgroups first: user_namespaces(7) */
 	CRECHE_NO_ROOT = 512,           /* CAPABILITIES: uid 0 gains nothing by exec (SECBIT_NOROOT, locked) */
@@ -94,6 +95,7 @@ enum {
 	CRECHE_RUN_MAIN = 1,            /* the container ends with this command */
 	CRECHE_RUN_PTY = 2,
 	CRECHE_BLOB_MEMFD = 4,          /* the first descriptor is the Plan */
+	CRECHE_QUIET = 8,               /* SETUP: a command follows, whose start says READY too */
 };
 
 struct creche_request {

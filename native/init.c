@@ -137,7 +137,8 @@ static void set_up(const struct creche_request *request, const void *plan)
 		leave(1);
 	}
 	empty_slots(0);
-	reply(&ready, 0, 0, 0);
+	if (!(request->flags & CRECHE_QUIET))
+		reply(&ready, 0, 0, 0);
 }
 
 /* The newborn command: a copy of us, undumpable until its exec, and first of all rid of our descriptors. */

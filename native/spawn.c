@@ -180,6 +180,7 @@ static long hand_over(creche_job *job)
 		return send_to(job, &request, 0, fds, count);
 	if (r >= 0) {
 		request.type = CRECHE_SETUP;
+		request.flags = job->command.size ? CRECHE_QUIET : 0;
 		r = send_to(job, &request, &job->setup, fds, count);
 	}
 	if (r >= 0 && job->command.size) {

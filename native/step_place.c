@@ -156,7 +156,10 @@ STEP(ATTACH)
 	r = is_directory(tree, &directory);
 	if (r < 0)
 		return r;
-	target = make_target(c, TEXT(c, s), directory);
+	/* Writes to /proc must reach the kernel: an image's link there would send them elsewhere (CVE-2019-19921). */
+	target = s->flags & CRECHE_NO_LINK ? resolve(c, TEXT(c, s), O_PATH | O_NOFOLLOW | O_DIRECTORY, 0) : -ENOENT;
+	if (target == -ENOENT)
+		target = make_target(c, TEXT(c, s), directory);
 	if (target < 0)
 		return target;
 	r = sys5(__NR_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);

@@ -87,7 +87,10 @@ class Channel:
             at = alarm()
             if done() or self.ended or (at is not None and time.monotonic() >= at):
                 return
-            with anyio.move_on_after(None if at is None else at - time.monotonic()):
+            if at is None:
+                await self._news()
+                continue
+            with anyio.move_on_after(at - time.monotonic()):
                 await self._news()
 
     async def _news(self) -> None:
@@ -144,7 +147,8 @@ class Channel:
     def close(self) -> None:
         """Close our end: the init ends with it."""
         self.ended = True
-        with contextlib.suppress(RuntimeError, anyio.NoEventLoopError):
-            anyio.notify_closing(self._socket)
+        if self._reading or self._turn is not None:
+            with contextlib.suppress(RuntimeError, anyio.NoEventLoopError):
+                anyio.notify_closing(self._socket)
         self._socket.close()
         self.wake()

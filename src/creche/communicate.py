@@ -76,7 +76,7 @@ class Collector:
                         await anyio.lowlevel.checkpoint()
                 elif data is None and self._left is None:
                     with contextlib.suppress(anyio.ClosedResourceError):  # closed, or woken to look once more
-                        await anyio.wait_readable(stream.fileno())
+                        await stream.readable()
                 else:
                     break
                 if self._left == 0:
@@ -91,7 +91,7 @@ class Collector:
                 self._left = fcntl.fcntl(self._stream.fileno(), fcntl.F_GETPIPE_SZ)
             except OSError:
                 self._left = PART  # a terminal, which holds far less
-            anyio.notify_closing(self._stream.fileno())
+            self._stream.nudge()
             await self._done.wait()
 
 

@@ -194,4 +194,6 @@ class Place:
         """Give the main command's terminal another size; it gets SIGWINCH."""
         if self.spec.tty is None or self.stdout is None:
             raise CrecheError("the container has no terminal: give Spec(tty=True)")
+        if self.stdout.fileno() < 0:
+            raise CrecheError("the container's terminal is closed")
         commands.resize(self.stdout.fileno(), rows, columns)

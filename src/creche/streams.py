@@ -24,6 +24,7 @@ class _Descriptor:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._waiting = False
         os.set_blocking(fd, False)
 
     def fileno(self) -> int:
@@ -32,13 +33,29 @@ class _Descriptor:
 
     def close(self) -> None:
         """Close at once; a waiting task gets ClosedResourceError. May be called again."""
+        self.nudge()
         fd, self._fd = self._fd, -1
         if fd >= 0:
+            os.close(fd)
+
+    def nudge(self) -> None:
+        """Wake who waits for it, with ClosedResourceError."""
+        if self._waiting:
             try:
-                anyio.notify_closing(fd)
+                anyio.notify_closing(self._fd)
             except (RuntimeError, anyio.NoEventLoopError):
                 pass  # no loop runs here any more, so nobody waits
-            os.close(fd)
+
+    async def _wait(self, ready: Callable[[int], Awaitable[None]]) -> None:
+        """Wait for it to be readable or writable; one task at a time. Raises ClosedResourceError, BusyResourceError."""
+        if self._waiting:
+            raise anyio.BusyResourceError("waiting for")
+        fd = self._open()
+        self._waiting = True
+        try:
+            await ready(fd)
+        finally:
+            self._waiting = False
 
     def _open(self) -> int:
         if self._fd < 0:
@@ -80,6 +97,10 @@ class ReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
                 pass  # a terminal, or the user's share of pipe memory is used up: smaller reads then
         return data
 
+    async def readable(self) -> None:
+        """Wait until there is something, or the end. Raises ClosedResourceError, BusyResourceError."""
+        await self._wait(anyio.wait_readable)
+
     def receive_nowait(self, max_bytes: int = CHUNK) -> bytes | None:
         """What is there now, at most `max_bytes`; ``b""`` at the end of the stream, None where there is nothing yet."""
         if self._kept:
@@ -113,7 +134,7 @@ class ReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
                 raise anyio.EndOfStream
             if data is not None:
                 return data
-            await anyio.wait_readable(self._open())
+            await self.readable()
             self._since = 0
 
     def lines(self, encoding: str | None = None, max: int = CHUNK) -> Lines:
@@ -143,7 +164,7 @@ class ReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
         await self._turn()
         data = self._read(self._open(), self._size)
         if data is None:
-            await anyio.wait_readable(self._open())
+            await self.readable()
             self._since = 0
         elif data == b"":
             self._ended = True
@@ -194,7 +215,7 @@ class SendStream(_Descriptor, anyio.abc.ByteSendStream):
                     since = 0
                     await anyio.lowlevel.checkpoint()
             except BlockingIOError:
-                await anyio.wait_writable(self._open())
+                await self._wait(anyio.wait_writable)
             except BrokenPipeError:
                 raise anyio.BrokenResourceError from None
             except OSError as error:

@@ -18,6 +18,16 @@ _COMMANDS = {
     "doctor": ("doctor", "Tell what works on this machine, what not, why, and what would change it."),
     "schema": ("schema", "Print the JSON Schema of spec files."),
     "rm": ("rm", "Remove trees that containers left behind under foreign ids."),
+    "up": ("up", "Run the workers of a project (creche.toml) and look after them."),
+    "ps": ("workers:ps", "Show the workers of a running project."),
+    "logs": ("workers:logs", "Show what workers printed last, and go on with -f."),
+    "events": ("workers:events", "Show what happens to the workers, as it happens."),
+    "start": ("workers:start", "Start workers that were stopped."),
+    "restart": ("workers:restart", "Stop workers and start them anew."),
+    "stop": ("workers:stop", "Stop workers, or the whole project."),
+    "scale": ("workers:scale", "Run more or fewer copies: creche scale web=4."),
+    "reload": ("workers:reload", "Read the project again and replace what changed, with a way back."),
+    "exec": ("workers:exec_", "Run a command in a worker's container."),
     "completion": ("completion", "Print the script that completes creche's options in your shell."),
 }
 
@@ -31,7 +41,9 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in _COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"creche.cli.{_COMMANDS[name][0]}").command
+        module, _, attribute = _COMMANDS[name][0].partition(":")
+        found = importlib.import_module(f"creche.cli.{module}")
+        command: click.Command = getattr(found, attribute or "command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -310,7 +310,7 @@ class Mounts:
         if proc.subset is not None:
             options.append(("subset", str(proc.subset)))
         self._new("proc", options, NOSUID | NODEV | NOEXEC, blame, slot=st.PROC)
-        self.build.append(st.Attach(slot=st.PROC, text=proc.target, flags=st.KEEP_SLOT, blame=blame))
+        self.build.append(st.Attach(slot=st.PROC, text=proc.target, flags=st.KEEP_SLOT | st.NO_LINK, blame=blame))
 
     def _dev(self, taken: set[str]) -> None:
         if not isinstance(self.spec.rootfs, HostView):  # there the root itself is a tmpfs of ours, and read-only in the end
@@ -381,7 +381,8 @@ class Mounts:
         elif isinstance(mount, Sysfs):
             if self.spec.namespaces.network is not True:
                 raise SpecError(blame, mount, "sysfs shows a network namespace's devices: give namespaces.network=True, or leave it out")
-            self._attach(self._new("sysfs", (), RDONLY | NOSUID | NODEV | NOEXEC, blame), mount.target, f"{blame}.target")
+            slot = self._new("sysfs", (), RDONLY | NOSUID | NODEV | NOEXEC, blame)
+            self.build.append(st.Attach(slot=slot, text=mount.target, flags=st.NO_LINK, blame=f"{blame}.target"))
         elif isinstance(mount, DevPts):
             self._devpts(mount, blame)
         elif isinstance(mount, Mqueue):

@@ -14,7 +14,7 @@ RULES, HELD = 4, 5  #: a command's Landlock ruleset; the lock of a range of ids,
 PASSED = 16  #: the first slot of the descriptors that come with a message
 IDMAPPED = 512  #: the first slot of the trees that the parent makes for its child
 
-OPTIONAL, RECURSIVE, DIRECTORY, KEEP_SLOT, INSIDE = 1, 2, 4, 8, 32
+OPTIONAL, RECURSIVE, DIRECTORY, KEEP_SLOT, INSIDE, NO_LINK = 1, 2, 4, 8, 32, 64
 GROUP_MAP, DENY_SETGROUPS, NO_ROOT, USERXATTR = 128, 256, 512, 1024
 
 

@@ -6,7 +6,7 @@ import struct
 
 from attrs import frozen
 
-__all__ = ["Failure", "Reply", "REPLY_SIZE", "decode"]
+__all__ = ["REPLY_SIZE", "Failure", "Reply", "decode"]
 
 SETUP, RUN, SIGNAL, OPEN_FILE = 2, 3, 4, 5
 READY, FAILED, STARTED, START_FAILED, EXITED, OPENED = range(65, 71)

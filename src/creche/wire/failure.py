@@ -116,6 +116,9 @@ def _explain(failure: Failure, step: st.Step, spec: Spec, plan: Plan, text: str,
     ):
         reason, hint = why("uid_map" if isinstance(step, st.Map) else f"set{step.name}", error)
         return f"{field}: {reason}", hint
+    if error in (e.EPERM, e.EACCES) and isinstance(step, (st.Pivot, st.Propagation, st.Stage, st.Unstage)):
+        reason, hint = why("mount", error)
+        return f"{field or 'rootfs'}: {step.name}: {reason}", hint
     if isinstance(step, st.Map):
         what = "ids outside must be your own, or root must write them" if error == e.EPERM else "each id may be mapped once, at most 340 lines"
         return f"{field}: the kernel refused {_text(step)}: {said}", what
@@ -128,12 +131,7 @@ def _explain(failure: Failure, step: st.Step, spec: Spec, plan: Plan, text: str,
     if isinstance(step, st.Nice):
         return f"{field}: {said}", "a value below the caller's own needs CAP_SYS_NICE outside"
     if isinstance(step, st.Write):
-        remedy: str | None = None
-        if error == e.ENOENT:
-            remedy = "this kernel has no such file" if field.startswith("sysctl") else "this kernel lacks what was asked for"
-        elif error in (e.EACCES, e.EPERM):
-            remedy = "a value below the caller's own needs CAP_SYS_RESOURCE" if field == "oom_score_adj" else "it is not the container's to change"
-        return f"{field}: {_text(step, 'text2')} to {_text(step)}: {said}", remedy
+        return _write(failure, step)
     if isinstance(step, st.ProcWrite):
         return f"{field}: {_text(step, 'text2')}: {said}", "offsets may not take a clock below zero or past 146 years: time_namespaces(7)"
     if isinstance(step, st.MountAttr):
