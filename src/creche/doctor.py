@@ -157,9 +157,8 @@ def _namespaces(machine: Machine, trial: Trial, executable: str) -> Iterator[Fin
 def _why_not_this_kind(machine: Machine, kind: str, answer: int, executable: str) -> Refusal:
     file = {"mount": "mnt", "network": "net"}.get(kind, kind)
     if answer == e.EINVAL or file not in machine.namespaces:
-        return Refusal(
-            f"this kernel was built without {kind} namespaces", f"leave them out: Namespaces({kind}=False)"
-        )
+        without = "nothing, unless a Spec has time_offsets" if kind == "time" else f"Namespaces({kind}=False)"
+        return Refusal(f"this kernel was built without {kind} namespaces", without)
     if answer == e.ENOSPC:
         sysctl = f"user.max_{file}_namespaces"
         return Refusal(f"{sysctl} is reached, or 0", f"sudo sysctl -w {sysctl}=15000")
