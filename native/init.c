@@ -416,6 +416,7 @@ static _Noreturn __attribute__((used)) void begin(void)
 	}
 }
 
+#ifndef CRECHE_RECORD
 #if defined __x86_64__
 __asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tand $-16, %rsp\n\tcall begin\n");
 #else
@@ -439,3 +440,4 @@ void *memset(void *to, int byte, size_t n)
 	}
 	return to;
 }
+#endif

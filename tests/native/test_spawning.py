@@ -1,0 +1,64 @@
+"""The pool of spawns and the init, each in a kernel that misbehaves: late failures, dead readers, forks, storms, rubbish."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from native.harness import INTERPRETER, build, play
+
+from needs import needs
+
+pytestmark = [needs("cc", "sanitizers"), pytest.mark.slow]
+
+SPAWN = [*INTERPRETER, "child.c", "spawn.c", "calls.c"]
+
+
+@pytest.fixture(scope="module", params=["address,undefined", "thread"])
+def spawning(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("spawning"), "spawning", SPAWN, sanitize=request.param)
+
+
+@pytest.fixture(scope="module")
+def process1(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("process1"), "process1", INTERPRETER)
+
+
+@pytest.mark.parametrize(
+    "scene",
+    [
+        "a-late-failure",
+        "a-dead-reader",
+        "a-cancel-in-the-queue",
+        "a-fork",
+        "joining-is-undumpable",
+        "a-storm",
+    ],
+)
+def test_a_spawn_keeps_its_promises(spawning: Path, scene: str) -> None:
+    done = play(spawning, scene)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_an_unknown_scene_is_no_success(spawning: Path) -> None:
+    assert play(spawning, "none").returncode == 2
+
+
+def test_the_init_accounts_for_every_descriptor_in_many_lives(process1: Path) -> None:
+    done = play(process1, 1, 300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    started, failed, exited = map(int, re.findall(r"\d+", done.stdout))
+    assert min(started, failed, exited) > 1000, "the lives are too short to test anything"
+
+
+def test_the_init_looks_around_while_orphans_never_end(process1: Path) -> None:
+    done = play(process1, 1, 3, "storm")
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.mark.long
+def test_the_init_in_many_more_lives(process1: Path) -> None:
+    for seed in range(2, 12):
+        done = play(process1, seed, 3000)
+        assert done.returncode == 0, f"seed {seed}: {done.stderr[-4000:]}"
