@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Awaitable, Callable
 from typing import Self
 
 import anyio

@@ -128,7 +128,7 @@ def _names() -> dict[str, int]:
     """In a child of that: calls that take privilege before they look at their arguments, which are wrong."""
     if -_raw.syscall("unshare", _NEWUTS | _NEWNS):
         return {}
-    asked = {
+    asked: dict[str, tuple[int | bytes, int]] = {
         "sethostname": (0, -1),
         "setdomainname": (0, -1),
         "pivot_root": (0, 0),
