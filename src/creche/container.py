@@ -22,7 +22,7 @@ from .limited import Limited
 from .machine import Machine
 from .place import Place
 from .plan.compile import Context, Plan
-from .process import Process
+from .process import Process, signal_number
 from .results import Exit, Reason, Usage
 from .spawn import RUNNING, Job, reap
 from .spec.spec import Spec
@@ -435,16 +435,13 @@ class Container(Starting, Place, Limited):
 
     def send_signal(self, signal: int) -> None:
         """Send the main command a signal. Raises ValueError for no signal; nothing where it has ended."""
-        (self._main or self._processes.get(1) or _Nobody()).send_signal(signal)
+        number = signal_number(signal)
+        if 1 in self._processes:
+            self._processes[1].send_signal(number)
 
 
 def _earlier(one: float | None, other: float | None) -> float | None:
     return other if one is None else one if other is None else min(one, other)
-
-
-class _Nobody:
-    def send_signal(self, signal: int) -> None:
-        _signal.Signals(signal)
 
 
 async def _drop(stream: ReceiveStream) -> None:

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["Process"]
 
 
+def signal_number(signal: int) -> int:
+    """A signal's number, real-time ones included. Raises ValueError for what is none."""
+    return signal if 32 <= signal <= 64 else _signal.Signals(signal)
+
+
 class Process(anyio.abc.Process):
     """A command in a container: what `Container.open` gives, and what `anyio.abc.Process` promises.
 
@@ -156,7 +161,7 @@ class Process(anyio.abc.Process):
 
     def send_signal(self, signal: int) -> None:
         """Send it a signal; nothing where it has ended. Raises ValueError for no signal."""
-        number = _signal.Signals(signal) if not 32 <= signal <= 64 else signal
+        number = signal_number(signal)
         if self._exit is None and self._pidfd >= 0:
             try:
                 _signal.pidfd_send_signal(self._pidfd, number)
