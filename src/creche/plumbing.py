@@ -25,7 +25,7 @@ def _number(value: object, field: str) -> int:
         fcntl.fcntl(fd, fcntl.F_GETFD)
     except OSError as error:
         raise SpawnError(
-            f"{field}: descriptor {fd} is not open ({os.strerror(error.errno or errno.EBADF)})", field=field, step="open",
+            f"{field}: descriptor {fd} is not open: {error.strerror} ({errno.errorcode.get(error.errno or 0, '?')})", field=field, step="open",
             errno=error.errno, hint="keep it open until the container has started",
         ) from None  # fmt: skip
     return int(fd)
@@ -61,7 +61,7 @@ class Plumbing:
         except OSError as error:
             self.close()
             raise SpawnError(
-                f"descriptors exhausted: {error.strerror}", field=name, step="pipe", errno=error.errno, hint="raise RLIMIT_NOFILE (ulimit -n)"
+                f"{name}: descriptors exhausted: {error.strerror} ({errno.errorcode.get(error.errno or 0, '?')})", field=name, step="pipe", errno=error.errno, hint="raise RLIMIT_NOFILE (ulimit -n)"
             ) from None
 
     def _standard(self, name: str, value: object, given: dict[str, int]) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 import struct
+from errno import errorcode
 
 from ._native import ffi, lib
 from .errors import SpawnError, SpecError
@@ -31,7 +32,7 @@ def open_joins(plan: Plan) -> list[int]:
                 fd = os.open(value, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK) if isinstance(value, str) else fcntl.fcntl(value, fcntl.F_DUPFD_CLOEXEC, 3)
             except OSError as error:
                 raise SpawnError(
-                    f"{field}: {value!r} can't be opened: {error.strerror}", field=field, step="open", errno=error.errno,
+                    f"{field}: {value!r} can't be opened: {error.strerror} ({errorcode.get(error.errno or 0, '?')})", field=field, step="open", errno=error.errno,
                     hint="give /proc/PID/ns/… of a process that lives, or a descriptor of a namespace that is open",
                 ) from None  # fmt: skip
             fds.append(fd)

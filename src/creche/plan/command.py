@@ -104,7 +104,7 @@ def command_steps(
     steps.append(st.Umask(a=0o022 if spec.umask is None else spec.umask, blame="umask"))
     if spec.nice is not None:
         steps.append(st.Nice(a=spec.nice, blame="nice"))
-    if spec.oom_score_adj is not None:
+    if spec.oom_score_adj is not None and spec.has_init:
         steps.append(st.Write(slot=st.PROC, text="self/oom_score_adj", text2=str(spec.oom_score_adj), blame="oom_score_adj"))
     mask = sum(1 << CAPABILITIES.index(name) for name in security.capabilities)
     steps.append(st.KeepCaps())

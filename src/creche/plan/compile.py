@@ -119,6 +119,9 @@ def compile(spec: Spec, machine: Machine, context: Context) -> Plan:
     parent = map_steps(spec, machine, who)
     if spec.time_offsets and not _own_time(spec):
         parent.append(st.ProcWrite(text="timens_offsets", text2=_offsets(spec), blame="time_offsets"))
+    if spec.oom_score_adj is not None and not spec.has_init:
+        # A copy of our memory may not open its own: it became undumpable with its ids, and proc(5) gives it to the host's root.
+        parent.append(st.ProcWrite(text="oom_score_adj", text2=str(spec.oom_score_adj), blame="oom_score_adj"))
     parent += trees
     parent += [st.Enter(slot=st.PASSED + index, blame="limits") for index in range(context.init_cgroups)]
 

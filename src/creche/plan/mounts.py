@@ -46,7 +46,10 @@ MASKED = (
     "/sys/kernel/tracing", "/sys/kernel/security", "/sys/fs/bpf",
 )  # fmt: skip
 #: What a uid of 0 could write without any capability: sysctls compare ids (proc_sys_permission in the kernel).
-READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+READONLY = (
+    "/proc/acpi", "/proc/bus", "/proc/cpu", "/proc/dynamic_debug", "/proc/fs", "/proc/ide", "/proc/irq", "/proc/lock_stat", "/proc/mtrr", "/proc/profile",
+    "/proc/sys", "/proc/sysrq-trigger", "/proc/tty",
+)  # fmt: skip
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 DEV_LINKS = (("/proc/self/fd", "fd"), ("/proc/self/fd/0", "stdin"), ("/proc/self/fd/1", "stdout"), ("/proc/self/fd/2", "stderr"))
 
@@ -244,7 +247,7 @@ class Mounts:
                 slot = self._overlay(*self._layers(rootfs, "rootfs"), "rootfs", self._safe)
                 if rootfs.readonly:
                     self.late.append(st.MountAttr(slot=slot, a=RDONLY, blame="rootfs.readonly"))
-            self.build.append(st.Root(slot=slot, blame="rootfs"))
+            self.build.append(st.Root(slot=slot, blame="rootfs.path" if isinstance(rootfs, Directory) else "rootfs"))
 
     def _host_view(self) -> None:
         """The host's list, each name made in a directory of ours, where there are no links to look out for."""
@@ -302,7 +305,7 @@ class Mounts:
             slot = self._tree("/proc", blame)
             self.host.append(st.Open(slot=st.PROC, text="/proc", flags=st.DIRECTORY))
             self._attributes(slot, NOSUID | NODEV | NOEXEC, blame)
-            self._attach(slot, proc.target, blame)
+            self.build.append(st.Attach(slot=slot, text=proc.target, flags=st.NO_LINK, blame=blame))
             return
         options = []
         if proc.hidepid is not None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ..errors import SpawnError, UnsupportedError
 from ..plan import steps as st
 from ..plan.compile import Plan
+from ..spec.filesystem import Directory, Overlay
 from ..spec.spec import Spec
 from .control import Failure
 
@@ -68,7 +69,10 @@ def _without_step(failure: Failure, spec: Spec, plan: Plan, text: str, why: Why)
     if failure.detail == CLONE_FAILED and failure.phase == COMMAND:
         hint = "raise pids in the Spec's limits, or RLIMIT_NPROC" if error == e.EAGAIN else None
         if spec.tty is not None and error in (e.EBADF, e.ENOENT):
-            hint = "tty needs a devpts in the container: mount DevPts() at /dev/pts"
+            return SpawnError(
+                f"tty: no terminal could be opened in the container: {_said(failure)}", field="tty", step="openat2", errno=error,
+                hint="it takes a devpts there: mount DevPts() at /dev/pts",
+            )  # fmt: skip
         return SpawnError(f"command: the init could not start it: {_said(failure)}", field="command", step="clone3", errno=error, hint=hint)
     if failure.phase == COMMAND and error == e.ECHILD:
         return SpawnError("command: it was killed before it was executed", field="command", step="exec", errno=error, hint="its memory limit may be too small to start in")
@@ -77,7 +81,8 @@ def _without_step(failure: Failure, spec: Spec, plan: Plan, text: str, why: Why)
         return SpawnError(f"the init could not be executed: {_said(failure)}", step="init", errno=error, hint=hint)
     if error == e.ECANCELED:
         return SpawnError("the start was cancelled", step="clone3", errno=error)
-    return SpawnError(f"the container could not be started: {_said(failure)}", step="spawn", errno=error)
+    hint = "without an init 250 idmapped binds and layers are the most: leave init True, or give fewer" if error == e.E2BIG else None
+    return SpawnError(f"the container could not be started: {_said(failure)}", step="spawn", errno=error, hint=hint)
 
 
 def _forbidden(error: int, plan: Plan, why: Why) -> SpawnError:
@@ -110,7 +115,10 @@ def _explain(failure: Failure, step: st.Step, spec: Spec, plan: Plan, text: str,
     if isinstance(step, (st.Attach, st.MakeDirectory, st.MakeSymlink, st.MakeFile)):
         return _target(failure, step, spec)
     if isinstance(step, (st.FsMount, st.FsString, st.FsFd, st.FsFlag, st.FsOpen, st.OverlayOld)):
-        return _filesystem(failure, step, text, why)
+        return _filesystem(failure, step, spec, text, why)
+    if isinstance(step, st.Root):
+        path = spec.rootfs.path if isinstance(spec.rootfs, Directory) else "the rootfs"
+        return f"{field}: {path!r}: {said}", "it must be a directory" if error in (e.EINVAL, e.ENOTDIR) else None
     if error == e.EPERM and (
         (isinstance(step, st.Map) and not step.flags & st.GROUP_MAP) or isinstance(step, (st.Hostname, st.Domainname))
     ):
@@ -129,11 +137,12 @@ def _explain(failure: Failure, step: st.Step, spec: Spec, plan: Plan, text: str,
     if isinstance(step, st.Rlimit):
         return f"{field}: {said}", "a hard limit can be raised by a privileged caller alone: give one that is not above your own (ulimit -H)"
     if isinstance(step, st.Nice):
-        return f"{field}: {said}", "a value below the caller's own needs CAP_SYS_NICE outside"
+        value = step.a - 2**64 if step.a >= 2**63 else step.a
+        return f"{field}: {value}: {said}", "a value below the caller's own needs CAP_SYS_NICE outside"
     if isinstance(step, st.Write):
         return _write(failure, step)
     if isinstance(step, st.ProcWrite):
-        return f"{field}: {_text(step, 'text2')}: {said}", "offsets may not take a clock below zero or past 146 years: time_namespaces(7)"
+        return f"{field}: {' '.join(os.fsdecode(step.text2).split())!r}: {said}", "offsets may not take a clock below zero or past 146 years: time_namespaces(7)"
     if isinstance(step, st.MountAttr):
         return f"{field}: mount attributes: {said}", "the file system can't be idmapped" if error == e.EINVAL else None
     if isinstance(step, st.Pivot) and error == e.EINVAL:
@@ -176,7 +185,7 @@ def _source(failure: Failure, step: st.Step, spec: Spec) -> tuple[str, str | Non
             "mount it read-only, give Bind(…, idmap=False) and files that the container's ids may use, or move it to ext4, xfs or btrfs",
         )
     hints = {
-        e.ENOENT: "it does not exist on the host" + (", or give optional=True" if "mounts" in field else ""),
+        e.ENOENT: "it does not exist on the host" + (", or give optional=True" if field.endswith(".source") else ""),
         e.ENOTDIR: "it must be a directory",
         e.EACCES: "the caller may not reach it",
         e.ELOOP: "it is a cycle of links",
@@ -200,18 +209,55 @@ def _target(failure: Failure, step: st.Step, spec: Spec) -> tuple[str, str | Non
         e.EINVAL: "a directory can't be mounted on a file, nor a file on a directory",
         e.EPERM: "the surroundings forbid mounts (a seccomp filter or a security module)",
     }
+    if isinstance(step, st.Attach) and step.flags & st.NO_LINK and failure.errno == e.ENOTDIR:
+        return f"{step.blame}: target {where} in the container: {_said(failure)}", "it must be a directory of the rootfs itself, not a file and not a link"
     if isinstance(step, st.Attach) and failure.errno == e.EPERM and b"/proc" in step.text:
         return f"{step.blame}: {where}: {_said(failure)}", "a fresh /proc would show more than the masked one around us: run the outer container with its /proc unmasked"
     return f"{step.blame or 'mounts'}: target {where} in the container: {_said(failure)}", hints.get(failure.errno)
 
 
-def _filesystem(failure: Failure, step: st.Step, text: str, why: Why) -> tuple[str, str | None]:
+def _overlay(spec: Spec, field: str) -> Overlay | None:
+    """The Overlay that a field names; it has words of its own, since overlayfs keeps its reasons for the kernel's log."""
+    for name, layer in (("rootfs", spec.rootfs), *((f"mounts[{index}]", mount) for index, mount in enumerate(spec.mounts))):
+        if isinstance(layer, Overlay) and (field == name or field.startswith(name + ".")):
+            return layer
+    return None
+
+
+def _write(failure: Failure, step: st.Step) -> tuple[str, str | None]:
+    """What a file of the kernel's refused."""
+    error, field = failure.errno, step.blame
+    hint: str | None = None
+    denied = error in (e.EACCES, e.EPERM)
+    if field.startswith("security."):
+        name = "AppArmor" if field.endswith("apparmor") else "SELinux"
+        hint = f"{name} is not in force in this kernel, or does not know that name: boot with it, load the profile, or leave the field out"
+    elif field == "oom_score_adj" and denied:
+        hint = "a value below the caller's own needs CAP_SYS_RESOURCE"
+    elif error == e.ENOENT:
+        hint = "this kernel has no such file"
+    elif error in (e.EINVAL, e.ERANGE):
+        hint = "the kernel takes another value there"
+    elif denied:
+        hint = "it is not the container's to change"
+    return f"{field}: {_text(step, 'text2')} to {_text(step)}: {_said(failure)}", hint
+
+
+def _filesystem(failure: Failure, step: st.Step, spec: Spec, text: str, why: Why) -> tuple[str, str | None]:
     said = f"{_said(failure)}{': the file system says ' + repr(text) if failure.detail == LOG and text else ''}"
     field, error = step.blame, failure.errno
     hint: str | None = None
-    if field.endswith(("upper", "work")) or "upper" in text or "work" in text:
-        hint = "upper and work must lie on one file system that stores extended attributes (not overlayfs, nfs or vfat)"
-    elif error == e.ENODEV:
+    overlay = _overlay(spec, field)
+    if overlay is not None and error == e.ELOOP:
+        return f"{field}: lower: one of {list(overlay.lower)} lies in another: {said}", "give lowers that lie beside each other"
+    if overlay is not None and overlay.upper is not None and error in (e.EINVAL, e.EXDEV, e.EROFS, e.EOPNOTSUPP):
+        return (
+            f"{field}: an overlay of upper {overlay.upper!r} and work {overlay.work!r}: {said}",
+            "upper and work must lie on one file system, writable and with extended attributes (ext4, xfs, btrfs; not overlayfs, nfs, vfat or proc)",
+        )
+    if overlay is not None and error == e.EINVAL and not isinstance(step, st.OverlayOld):
+        return f"{field}: an overlay of {list(overlay.lower)}: {said}", "each lower must be a directory of a file system that overlayfs can read"
+    if error == e.ENODEV:
         hint = "the kernel has no such file system: load its module (modprobe overlay)"
     elif error == e.ESTALE:
         hint = "upper or work belonged to another overlay: give a fresh work folder"

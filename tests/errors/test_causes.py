@@ -1,0 +1,54 @@
+"""Each cause of a failed start as a typed error: the Spec's field, the path or value, what the kernel said, what to do."""
+
+from __future__ import annotations
+
+import errno as e
+import os
+import pickle
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from errors.causes import CAUSES, _elsewhere
+from privileged.look import busybox_root, run
+
+from creche import SpawnError, SpecError, UnsupportedError
+from needs import needs
+
+pytestmark = needs("userns", "native")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    tmp_path.chmod(0o755)
+    if shutil.which("busybox"):
+        busybox_root(tmp_path / "image")
+    yield tmp_path
+    shutil.rmtree(_elsewhere(tmp_path))
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=needs(*cause.needs)) for name, cause in CAUSES.items()])
+def test_a_cause_is_told(folder: Path, name: str) -> None:
+    cause = CAUSES[name]
+    with pytest.raises(cause.error) as caught:
+        run(cause.command, **cause.given(folder))
+    error, text = caught.value, str(caught.value)
+    assert type(error) is cause.error
+    if isinstance(error, (SpawnError, SpecError)):
+        assert error.field == cause.field, text
+    if cause.errno is not None:
+        assert isinstance(error, SpawnError)
+        expected = cause.errno if isinstance(cause.errno, tuple) else (cause.errno,)
+        assert error.errno in expected, text
+        assert os.strerror(error.errno) in text and e.errorcode[error.errno] in text
+    for words in cause.says:
+        assert words in text
+    if isinstance(error, (SpawnError, UnsupportedError)):
+        assert error.hint and text.endswith(error.hint)
+    assert "\n" not in text and len(text) < 700
+    assert str(pickle.loads(pickle.dumps(error))) == text
+
+
+def test_there_are_enough_of_them() -> None:
+    assert len(CAUSES) >= 25
