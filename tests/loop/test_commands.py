@@ -9,9 +9,9 @@ import os
 import anyio
 import anyio.abc
 import pytest
-
-from creche import Container, CrecheError, Process, Reason, Spec, SpecError, SpawnError
 from loop.helpers import BOUND, SLEEPER, shell
+
+from creche import Container, CrecheError, Process, Reason, SpawnError, Spec, SpecError
 from needs import needs
 
 pytestmark = needs("native", "userns")

@@ -7,11 +7,11 @@ import signal
 
 import anyio
 import pytest
+from loop.helpers import BOUND, SLEEPER, alive, below, python, shell, until
 
 import creche
 from creche import Container, CrecheError, Namespaces, Reason, Spec
 from creche import container as container_module
-from loop.helpers import BOUND, SLEEPER, alive, below, python, shell, until
 from needs import needs
 
 pytestmark = needs("native", "userns")

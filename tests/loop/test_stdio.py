@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from loop.helpers import python, shell, supervisor
 
 import creche
-from creche import Container, Security, Spec, SpawnError, SpecError
-from loop.helpers import python, shell, supervisor
+from creche import Container, Security, SpawnError, Spec, SpecError
 from needs import needs
 
 pytestmark = needs("native", "userns")

@@ -8,10 +8,10 @@ import resource
 
 import anyio
 import pytest
+from loop.helpers import BOUND, python, shell, until
 
 import creche
 from creche import Container, Spec
-from loop.helpers import BOUND, python, shell, until
 from needs import needs
 
 pytestmark = needs("native", "userns")
@@ -153,17 +153,16 @@ async def test_after_the_block_they_are_closed():
 
 async def test_a_reader_wakes_when_the_block_is_left():
     outcome = []
-    async with anyio.create_task_group() as tasks:
-        async with Container(Spec(["sleep", "1000"])) as box:
+    async with anyio.create_task_group() as tasks, Container(Spec(["sleep", "1000"])) as box:
 
-            async def read():
-                try:
-                    await box.stdout.receive()
-                except (anyio.ClosedResourceError, anyio.EndOfStream) as error:
-                    outcome.append(type(error))
+        async def read():
+            try:
+                await box.stdout.receive()
+            except (anyio.ClosedResourceError, anyio.EndOfStream) as error:
+                outcome.append(type(error))
 
-            tasks.start_soon(read)
-            await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(read)
+        await anyio.wait_all_tasks_blocked()
     assert len(outcome) == 1
 
 

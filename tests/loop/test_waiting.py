@@ -9,10 +9,10 @@ from pathlib import Path
 
 import anyio
 import pytest
+from loop.helpers import BOUND, SLEEPER, alive, shell, until
 
 import creche
 from creche import Container, CrecheError, Reason, Spec
-from loop.helpers import BOUND, SLEEPER, alive, shell, until
 from needs import needs
 
 pytestmark = needs("native", "userns")
