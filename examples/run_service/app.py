@@ -41,6 +41,28 @@ class _Refused(Exception):
         super().__init__(sentence)
 
 
+class _Run:
+    """One run from its first moment on: it can be stopped while it waits, while it starts, and while it runs."""
+
+    def __init__(self) -> None:
+        self.waiting = anyio.CancelScope()
+        self.stopped = False
+        self._box: Container | None = None
+
+    def stop(self) -> None:
+        """End it, now or as soon as there is a container to end."""
+        self.stopped = True
+        self.waiting.cancel()
+        if self._box is not None:
+            self._box.kill()
+
+    def began(self, box: Container) -> None:
+        """It has a container."""
+        self._box = box
+        if self.stopped:
+            box.kill()
+
+
 class Service:
     """So many runs at a time, so many more that may wait for their turn; the next is sent away."""
 
@@ -49,17 +71,14 @@ class Service:
         self.languages = languages()
         self._turn = anyio.CapacityLimiter(at_once)
         self._waiting = waiting
-        self._waiters: set[anyio.CancelScope] = set()
-        self._running: dict[str, Container] = {}
+        self._runs: dict[str, _Run] = {}
         self._closed = False
 
     def close(self) -> None:
         """Take no more, and end what there is; each stream still tells how its run ended."""
         self._closed = True
-        for scope in self._waiters:
-            scope.cancel()
-        for box in self._running.values():
-            box.kill()
+        for run in self._runs.values():
+            run.stop()
 
     async def about(self, request: Request) -> Response:
         """What the page must know: the languages there are, and the bounds, in words."""
@@ -115,39 +134,37 @@ class Service:
         return self.languages[key], program, stdin.encode()
 
     async def stop(self, request: Request) -> Response:
-        """DELETE a run: its container is killed, and its stream tells how it ended."""
-        box = self._running.get(request.path_params["ident"])
-        if box is not None:
-            box.kill()
+        """DELETE a run: it ends, and its stream tells how."""
+        run = self._runs.get(request.path_params["ident"])
+        if run is not None:
+            run.stop()
         return Response(status_code=204)
 
     async def play(self, language: Language, program: str, stdin: bytes, tell: Tell) -> None:
         """Wait for a turn, run, and tell of it."""
         ident = secrets.token_urlsafe(12)
-        await tell("waiting", id=ident, others=self._turn.statistics().tasks_waiting)
-        with anyio.CancelScope() as wait:
-            self._waiters.add(wait)
-            try:
-                await self._turn.acquire()
-            finally:
-                self._waiters.remove(wait)
-        if wait.cancelled_caught:
-            await tell("error", sentence="The service is closing.")
-            return
-
-        def running(box: Container) -> None:
-            self._running[ident] = box
-            if self._closed:
-                box.kill()
-
+        run = self._runs[ident] = _Run()
+        if self._closed:
+            run.stop()
         try:
-            await tell("started", id=ident)
-            await play(language, program, stdin, self.bounds, tell, running)
-        except CrecheError as error:
-            await tell("error", sentence=str(error))
+            await tell("waiting", id=ident, others=self._turn.statistics().tasks_waiting)
+            with run.waiting:
+                await self._turn.acquire()
+            if run.waiting.cancelled_caught:
+                sentence = (
+                    "The service is closing." if self._closed else "It was stopped before its turn came."
+                )
+                await tell("error", sentence=sentence)
+                return
+            try:
+                await tell("started", id=ident)
+                await play(language, program, stdin, self.bounds, tell, run.began)
+            except CrecheError as error:
+                await tell("error", sentence=str(error))
+            finally:
+                self._turn.release()
         finally:
-            self._running.pop(ident, None)
-            self._turn.release()
+            del self._runs[ident]
 
 
 class _Stream:

@@ -163,6 +163,20 @@ def test_memory_is_a_limit() -> None:
     assert (name, end["reason"]) == ("exit", "oom") and "limits.memory" in end["sentence"]
 
 
+def test_a_run_is_stopped_at_whatever_moment() -> None:
+    """Right after its name is known: while it waits, while its container starts, while it runs; each time it ends."""
+    with service("--jobs", 2, "--timeout", 100) as it:
+        for moment in range(12):
+            with it.run("while True: pass") as stream:
+                _, waiting = next(stream)
+                for _ in range(moment % 2):
+                    next(stream)
+                with it.asked("DELETE", f"/runs/{waiting['id']}") as answer:
+                    assert answer.status == 204
+                *_, (name, end) = stream
+                assert (name, end.get("reason")) in {("exit", "killed"), ("error", None)}
+
+
 def test_one_waits_for_its_turn_and_the_next_is_sent_away(token: str) -> None:
     endless = f"exec sh -c 'while :; do sleep 1; done' {token}"
     with service("--jobs", 1, "--waiting", 1, "--timeout", 100) as it, it.run(endless, "shell") as first:

@@ -152,7 +152,6 @@ async function halt() {
   try {
     if (id === null) throw new Error("it has not begun");
     await fetch(`/runs/${id}`, { method: "DELETE" }); // its stream tells how it ended
-    if (state.dataset.state === "waiting") abort.abort(); // it has no container yet: the wait is ended instead
   } catch {
     abort.abort();
   }
