@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import anyio
 import anyio.lowlevel
 
-from creche.results import Exit, Reason, Usage
+from creche.results import Exit, Reason, Result, Usage
 from creche.supervisor.childspec import ChildSpec
 from creche.supervisor.restarts import Backoff
 
@@ -98,7 +98,7 @@ class FakeBox:
 
     async def run(self, command):
         self.commands.append(command)
-        return SimpleNamespace(exit=exit_of(self.command_code))
+        return Result(exit_of(self.command_code))
 
     async def stats(self):
         return SimpleNamespace(memory=SimpleNamespace(current=self.memory))

@@ -1,0 +1,279 @@
+"""A Unix socket by which its owner reaches a running supervisor: one JSON request, then JSON lines in answer."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import stat
+import struct
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+from anyio.abc import SocketAttribute
+from attrs import define, field, frozen
+
+from creche.errors import CrecheError, SpecError
+from creche.supervisor.events import Reloaded, described
+from creche.supervisor.supervisor import Supervisor
+from creche.supervisor.view import Child
+
+LONGEST = 65_536  # bytes of a request
+PATIENCE = 10.0  # seconds in which a request has to be there
+CLIENTS = 64
+
+
+class AlreadyRunning(CrecheError):
+    """The project is run by another process."""
+
+    def __init__(self, name: str, pid: int | None) -> None:
+        super().__init__(name, pid)
+        self.pid = pid
+
+    def __str__(self) -> str:
+        return (
+            f"{self.args[0]} is run by {f'the process {self.pid}' if self.pid else 'another process'} already"
+        )
+
+
+@frozen
+class Place:
+    """Where the socket of a project is: in a folder that only its owner can enter."""
+
+    folder: Path
+    name: str
+
+    @classmethod
+    def of(cls, name: str) -> Place:
+        """In the runtime directory of the user, or for want of one in a folder of /tmp that is checked to be ours."""
+        base = os.environ.get("XDG_RUNTIME_DIR") or (
+            "/run" if os.geteuid() == 0 else f"/tmp/creche-{os.geteuid()}"
+        )
+        return cls(Path(base) / "creche", name)
+
+    @property
+    def socket(self) -> Path:
+        """The socket's path."""
+        return self.folder / f"{self.name}.sock"
+
+    @contextlib.contextmanager
+    def reach(self) -> Iterator[str]:
+        """A short name for the socket: an address of a Unix socket has 107 bytes at most (unix(7))."""
+        folder = os.open(self.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield f"/proc/self/fd/{folder}/{self.socket.name}"
+        finally:
+            os.close(folder)
+
+    def prepare(self) -> None:
+        """Make the folder. CrecheError where it is not ours alone: somebody else was there first."""
+        for path in (self.folder.parent, self.folder):
+            path.mkdir(mode=0o700, exist_ok=True)
+        ours = [self.folder, self.folder.parent] if str(self.folder).startswith("/tmp/") else [self.folder]
+        for path in ours:
+            found = os.lstat(path)
+            if found.st_uid != os.geteuid() or found.st_mode & 0o077 or not stat.S_ISDIR(found.st_mode):
+                raise CrecheError(f"{path} has to be a folder of ours that nobody else can enter (mode 0700)")
+
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[None]:
+        """Be the one that runs this name, until the block ends or the process dies. AlreadyRunning where another is."""
+        self.prepare()
+        lock = os.open(self.folder / f"{self.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                text = os.read(lock, 20).strip()
+                raise AlreadyRunning(self.name, int(text) if text.isdigit() else None) from None
+            os.ftruncate(lock, 0)
+            os.write(lock, str(os.getpid()).encode())
+            self.socket.unlink(missing_ok=True)  # of one that was killed: the lock says that it is gone
+            yield
+        finally:
+            os.close(lock)  # the file stays: removing it would let two hold "the" lock
+
+
+@define
+class Control:
+    """Serves one supervisor. `reload` is what "reload" does; only `uid` (and root) may ask."""
+
+    supervisor: Supervisor
+    place: Place
+    reload: Callable[[], Awaitable[Reloaded]] | None = None
+    uid: int = field(factory=os.geteuid)
+    _clients: int = field(default=0, init=False)
+
+    async def serve(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        """Until it is cancelled; whoever calls it holds the `claim`."""
+        with self.place.reach() as path:
+            listener = await anyio.create_unix_listener(path, mode=0o600)
+        async with listener:
+            try:
+                task_status.started()
+                await listener.serve(self._client)
+            finally:
+                self.place.socket.unlink(missing_ok=True)
+
+    async def _client(self, stream: anyio.abc.SocketStream) -> None:
+        self._clients += 1
+        try:
+            async with stream:
+                try:
+                    await self._answer(stream)
+                except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream):
+                    return  # it has gone
+        finally:
+            self._clients -= 1
+
+    async def _answer(self, stream: anyio.abc.SocketStream) -> None:
+        async def say(**answer: Any) -> None:
+            await stream.send(json.dumps(answer).encode() + b"\n")
+
+        raw = stream.extra(SocketAttribute.raw_socket)
+        _, uid, _ = struct.unpack("3i", raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if self._clients > CLIENTS:
+            await say(error="there are too many who ask; try again")
+            return
+        try:
+            with anyio.fail_after(PATIENCE):
+                request = await _request(stream)
+            # Only now: an answer to what was not read yet may be lost with the reset that closing causes (unix(7)).
+            if uid not in (self.uid, 0):
+                raise CrecheError(f"only the user {self.uid} may ask, and you are {uid}")
+            await self._do(request, say)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream):
+            raise
+        except TimeoutError:
+            await say(error=f"the request was not there within {PATIENCE:g} s")
+        except Exception as error:  # noqa: BLE001 - whatever one asks, the supervisor and the others go on
+            await say(error=str(error) or type(error).__name__)
+
+    async def _do(self, request: dict[str, Any], say: Callable[..., Awaitable[None]]) -> None:
+        sup = self.supervisor
+        names = _names(request)
+        match request.get("do"):
+            case "ping":
+                await say(ok=True, pid=os.getpid(), name=self.place.name)
+            case "ps":
+                now = anyio.current_time()
+                await say(ok=True, children=[row(view, now) for view in sup.children.values()])
+            case "start" | "restart" as verb:
+                getattr(sup, verb)(*(names or sup.children))
+                await say(ok=True)
+            case "stop":
+                if names:
+                    await sup.stop(*names)
+                else:
+                    sup.terminate()
+                await say(ok=True)
+            case "scale":
+                count = request.get("count")
+                if isinstance(count, bool) or not isinstance(count, int):
+                    raise SpecError("count", count, "give a number")
+                await say(ok=True, names=[copy for name in names for copy in sup.scale(name, count)])
+            case "reload":
+                if self.reload is None:
+                    raise CrecheError("there is nothing to reload from")
+                told = await self.reload()
+                await say(ok=told.failed is None, changed=told.changed, failed=told.failed)
+            case "events":
+                with sup.events() as events:
+                    await say(ok=True)
+                    async for event in events:
+                        await say(at=event.at, child=getattr(event, "child", None), text=described(event))
+            case "logs":
+                await self._logs(names, bool(request.get("follow")), say)
+            case "exec":
+                await self._exec(names, request.get("command"), say)
+            case other:
+                raise SpecError(
+                    "do", other, "ping, ps, start, restart, stop, scale, reload, events, logs or exec"
+                )
+
+    async def _logs(self, names: tuple[str, ...], follow: bool, say: Callable[..., Awaitable[None]]) -> None:
+        with self.supervisor.output(*names) as lines:
+            for name, view in self.supervisor.children.items():
+                if not names or name in names or view.spec.name in names:
+                    for line in view.lines:
+                        await say(child=name, line=line.decode("utf-8", "replace"))
+            if follow:
+                async for told in lines:
+                    await say(child=told.child, stream=told.stream, line=told.line.decode("utf-8", "replace"))
+
+    async def _exec(
+        self, names: tuple[str, ...], command: object, say: Callable[..., Awaitable[None]]
+    ) -> None:
+        if (
+            len(names) != 1
+            or not isinstance(command, list)
+            or not all(isinstance(word, str) for word in command)
+        ):
+            raise SpecError("exec", command, "give one child and a command, as a list of words")
+        view = self.supervisor.children.get(names[0])
+        if view is None or not hasattr(view.container, "run"):
+            raise SpecError("name", names[0], "no container of that name runs now")
+        result = await view.container.run(command)
+        out, err = (base64.b64encode(data).decode("ascii") for data in (result.stdout, result.stderr))
+        await say(ok=result.exit.ok, returncode=result.exit.returncode, stdout=out, stderr=err)
+
+
+async def _request(stream: anyio.abc.SocketStream) -> dict[str, Any]:
+    data = b""
+    while b"\n" not in data:
+        if len(data) > LONGEST:
+            raise SpecError("request", f"{len(data)} bytes", f"a request has {LONGEST} at most")
+        data += await stream.receive()
+    try:
+        request = json.loads(data.split(b"\n")[0])
+    except (ValueError, RecursionError) as error:
+        raise SpecError("request", "its text", f"give one line of JSON: {error}") from None
+    if not isinstance(request, dict):
+        raise SpecError("request", request, 'give an object, such as {"do": "ps"}')
+    return request
+
+
+def _names(request: dict[str, Any]) -> tuple[str, ...]:
+    names = request.get("names", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise SpecError("names", names, "give a list of names")
+    return tuple(names)
+
+
+def row(view: Child, now: float) -> dict[str, Any]:
+    """A child as JSON tells it; times are seconds ago."""
+    last = view.records[-1] if view.records else None
+    return {
+        "name": view.name,
+        "wanted": view.wanted,
+        "state": view.state,
+        "pid": view.pid,
+        "restarts": view.restarts,
+        "up": now - view.started if view.started is not None else None,
+        "due": view.due - now if view.due is not None else None,
+        "status": view.status,
+        "last": last.explain() if last is not None else None,
+    }
+
+
+def ask(place: Place, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What a command line does: ask, and give the answers as they come. CrecheError where nothing runs, or says no."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            with place.reach() as path:
+                sock.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise CrecheError(f"{place.name} does not run: start it with `creche up`") from None
+        sock.sendall(json.dumps(request).encode() + b"\n")
+        with sock.makefile("rb") as answers:
+            for line in answers:
+                answer = json.loads(line)
+                if "error" in answer:
+                    raise CrecheError(str(answer["error"]))
+                yield answer

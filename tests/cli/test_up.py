@@ -1,0 +1,149 @@
+"""`creche up` and the commands that reach it, as programs: a project's whole life, and a good child of systemd's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from needs import needs
+
+pytestmark = [needs("userns"), pytest.mark.slow]
+
+PROJECT = """
+name = "shop"
+intensity = 5
+[workers.db]
+command = ["sh", "-c", "echo listening; sleep 1000"]
+readiness = { line = "listening" }
+shutdown = 0.2
+[workers.web]
+command = ["sh", "-c", "trap 'exit 0' TERM; echo hello $NAME; while :; do sleep 0.02; done"]
+count = 2
+env_file = "web.env"
+"""
+
+
+class Folder:
+    """A project in a folder of its own, with a runtime directory of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.env = {**os.environ, "XDG_RUNTIME_DIR": str(path / "run")}
+        self.env.pop("NOTIFY_SOCKET", None)
+        (path / "run").mkdir(mode=0o700)
+        (path / "creche.toml").write_text(PROJECT)
+        (path / "web.env").write_text('NAME="you there"\n')
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "creche.cli", *arguments]
+        return subprocess.run(
+            command, check=False, cwd=self.path, env=self.env, capture_output=True, text=True, timeout=60
+        )
+
+    @contextlib.contextmanager
+    def up(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        command = [sys.executable, "-m", "creche.cli", "up", *arguments]
+        with subprocess.Popen(
+            command, cwd=self.path, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as up:
+            try:
+                yield up
+            finally:
+                if up.poll() is None:
+                    up.send_signal(signal.SIGTERM)
+                up.wait(30)
+
+    def ps(self) -> dict[str, str]:
+        told = self.run("ps", "--json")
+        return {row["name"]: row["state"] for row in json.loads(told.stdout)} if told.returncode == 0 else {}
+
+    def until(self, states: dict[str, str]) -> None:
+        deadline = time.monotonic() + 30
+        while self.ps() != states:
+            assert time.monotonic() < deadline, f"{self.ps()} and not {states}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+READY = {"db": "ready", "web.1": "ready", "web.2": "ready"}
+
+
+def test_the_life_of_a_project(folder: Folder) -> None:
+    assert "does not run: start it with `creche up`" in folder.run("ps").stderr
+    with folder.up("--quiet") as up:
+        folder.until(READY)
+        assert folder.run("logs", "web").stdout.splitlines() == [
+            f"web.{n}        | hello you there" for n in (1, 2)
+        ]
+        second = folder.run("up")
+        assert second.returncode == 1 and f"shop is run by the process {up.pid} already" in second.stderr
+        assert folder.run("scale", "web=3").returncode == 0
+        folder.until({**READY, "web.3": "ready"})
+        told = folder.run("exec", "web.1", "sh", "-c", "echo $NAME; exit 7")
+        assert (told.returncode, told.stdout) == (7, "you there\n")
+        folder.run("stop", "web.2")
+        folder.until({**READY, "web.2": "down", "web.3": "ready"})
+        folder.run("start", "web.2")
+        toml = folder.path / "creche.toml"
+        toml.write_text(toml.read_text().replace("hello", "hi"))
+        assert folder.run("reload").stdout == "replaced: web.1, web.2, web.3\n"
+        folder.until(READY)  # the file says two, and what was scaled by hand gives way
+        toml.write_text(toml.read_text().replace("command", "commadn"))
+        assert "workers.db.commadn" in folder.run("reload").stderr
+        assert "the children are: db, web" in folder.run("restart", "nobody").stderr
+        assert folder.run("stop", "-f", "nowhere.toml").returncode == 1
+        toml.write_text(PROJECT)
+        assert folder.run("stop").returncode == 0
+        assert up.wait(30) == 0
+
+
+def test_a_project_that_gives_up_says_why_and_fails(folder: Folder) -> None:
+    (folder.path / "creche.toml").write_text(
+        'intensity = 1\n[workers.bad]\ncommand = ["sh", "-c", "exit 78"]\n'
+    )
+    told = folder.run("up", "--quiet")
+    assert told.returncode == 1
+    assert "gave up on bad: more than 1 restarts" in told.stderr and "status 78" in told.stderr
+
+
+def test_it_is_a_good_child_of_systemd(folder: Folder) -> None:
+    address = str(folder.path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.settimeout(30)
+        folder.env |= {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000"}
+        with folder.up("--quiet") as up:
+            assert manager.recv(1000).split(b"\n")[0] == b"READY=1"
+            assert manager.recv(1000) == b"WATCHDOG=1"
+            up.send_signal(signal.SIGHUP)
+            said = [manager.recv(1000)]
+            while said[-1] != b"READY=1":
+                said.append(manager.recv(1000))
+            assert b"RELOADING=1" in said
+            up.send_signal(signal.SIGTERM)
+            while said[-1] != b"STOPPING=1":
+                said.append(manager.recv(1000))
+            assert up.wait(30) == 0
+
+
+def test_what_workers_print_cannot_move_the_cursor(folder: Folder) -> None:
+    (folder.path / "creche.toml").write_text(
+        '[workers.rude]\ncommand = ["printf", "\\\\033[2Jboo\\\\n"]\nrestart = "transient"\nsignificant = true\n'
+    )
+    text = (folder.path / "creche.toml").read_text()
+    (folder.path / "creche.toml").write_text('auto_shutdown = "any_significant"\n' + text)
+    told = folder.run("up")
+    assert told.returncode == 0 and "\x1b" not in told.stdout and "boo" in told.stdout
