@@ -10,7 +10,7 @@ import anyio
 
 from .streams import ReceiveStream, SendStream
 
-__all__ = ["Collector", "feed"]
+__all__ = ["Collector", "drop", "feed"]
 
 PART = 1 << 18  # bytes of one read
 
@@ -102,3 +102,10 @@ async def feed(stream: SendStream, data: bytes, *, terminal: bool = False) -> No
         if terminal:  # its end of file is a character at the start of a line: termios(3), VEOF
             await stream.send(b"\x04" if not data or data[-1:] == b"\n" else b"\x04\x04")
     await stream.aclose()
+
+
+async def drop(stream: ReceiveStream) -> None:
+    """Read and forget, so that a writer never waits for a reader."""
+    with contextlib.suppress(anyio.EndOfStream, anyio.ClosedResourceError):
+        while True:
+            await stream.receive()

@@ -16,6 +16,7 @@ import anyio
 
 from . import commands, ranges
 from .channel import Channel
+from .communicate import drop
 from .errors import CrecheError, SpecError
 from .lifecycle import Action, Event, State, step
 from .limited import Limited
@@ -165,7 +166,7 @@ class Container(Starting, Place, Limited):
                 self.stdin.close()
             for stream in (self.stdout, self.stderr):
                 if stream is not None:
-                    tasks.start_soon(_drop, stream)
+                    tasks.start_soon(drop, stream)
             result = await self.wait()
             tasks.cancel_scope.cancel()
         return result
@@ -442,10 +443,3 @@ class Container(Starting, Place, Limited):
 
 def _earlier(one: float | None, other: float | None) -> float | None:
     return other if one is None else one if other is None else min(one, other)
-
-
-async def _drop(stream: ReceiveStream) -> None:
-    with contextlib.suppress(anyio.EndOfStream, anyio.ClosedResourceError):
-        while True:
-            await stream.receive()
-

@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "commands",
         "limited",
         "place",
+        "starting",
         "planning",
         "communicate",
         "process",
