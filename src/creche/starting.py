@@ -129,8 +129,8 @@ class Starting:
                 self._main._on_started([os.dup(self._pidfd)], self._pid)
             except OSError as error:
                 raise exhausted(error.errno or 0) from None
-        if self._range is not None:
-            self._range.close()  # the init holds the lock from here on
+        if self._range is not None and self.spec.has_init:
+            self._range.close()  # the init holds the lock from here on; without one it is ours to hold
 
     def _drop_job(self) -> None:
         if self._job is not None:

@@ -1,0 +1,96 @@
+"""Starts under awkward conditions: filters that forbid the child to speak, ranges that are held, forks of the host program."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import creche
+from creche import Container, Reason, Security, Spec
+from needs import needs
+
+pytestmark = needs("userns")
+
+
+def forbidding(*names: str, action: str = "SCMP_ACT_ERRNO") -> Security:
+    """A filter that allows everything but these calls."""
+    return Security(seccomp={"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": list(names), "action": action}]})
+
+
+def run(command: list[str], **fields: Any) -> creche.Result:
+    return anyio.run(lambda: creche.run(command, **fields))
+
+
+@pytest.mark.parametrize("init", [True, False])
+@pytest.mark.parametrize("action", ["SCMP_ACT_ERRNO", "SCMP_ACT_KILL_PROCESS"])
+def test_a_failing_exec_is_told_by_a_child_that_may_not_write(init: bool, action: str) -> None:
+    """What a command reports lies in memory that is shared: its own filter can't keep it from that."""
+    with pytest.raises(creche.SpawnError) as caught:
+        run(["/absent"], init=init, security=forbidding("write", "writev", "sendmsg", "sendto", action=action))
+    assert caught.value.errno == errno.ENOENT
+
+
+@pytest.mark.parametrize("init", [True, False])
+def test_a_child_that_may_not_even_exit_ends(init: bool) -> None:
+    with pytest.raises(creche.SpawnError) as caught:
+        run(["/absent"], init=init, security=forbidding("write", "sendmsg", "exit", "exit_group"))
+    assert caught.value.errno == errno.ENOENT
+
+
+@pytest.mark.parametrize("init", [True, False])
+def test_what_is_killed_by_its_filter_in_the_exec_is_a_death_by_it(init: bool) -> None:
+    result = run(["true"], init=init, security=forbidding("execve", action="SCMP_ACT_KILL_PROCESS"))
+    assert result.exit.reason is Reason.SECCOMP
+
+
+@needs("root")
+@pytest.mark.parametrize("init", [True, False])
+async def test_a_range_is_held_while_its_container_lives(init: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an init or without: the search begins with the same range again, and must not be given it."""
+    spec = Spec(["sleep", "60"], init=init)
+    async with Container(spec) as one:
+        monkeypatch.setattr("creche.ranges._next", 0)
+        async with Container(spec) as two:
+            monkeypatch.setattr("creche.ranges._next", 0)
+            async with Container(spec) as three:
+                maps = {Path(f"/proc/{box.pid}/uid_map").read_text() for box in (one, two, three)}
+    assert len(maps) == 3, "two containers are the same ids outside"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_forks_of_the_host_program_do_not_hold_up_starts() -> None:
+    """They have copies of whatever is open; none of these may be an end of a socket that a start waits for."""
+    waits, stops = os.pipe()
+    children = []
+
+    async def start(init: bool) -> None:
+        async with Container(Spec(["sleep", "60"], init=init, stdin="null", stdout="null", stderr="null")) as box:
+            box.kill()
+            assert (await box).reason is Reason.KILLED
+
+    async def main() -> None:
+        with anyio.fail_after(30):
+            async with anyio.create_task_group() as tasks:
+                for index in range(12):
+                    tasks.start_soon(start, bool(index % 2))
+                for _ in range(30):
+                    await anyio.lowlevel.checkpoint()
+                    pid = os.fork()
+                    if not pid:
+                        os.close(stops)
+                        os.read(waits, 1)
+                        os._exit(0)
+                    children.append(pid)
+
+    try:
+        anyio.run(main)
+    finally:
+        os.close(stops)
+        os.close(waits)
+        for pid in children:
+            os.waitpid(pid, 0)
