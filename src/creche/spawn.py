@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno as e
 import fcntl
 import os
 import socket
 import struct
-from errno import errorcode
 
 from ._native import ffi, lib
 from .errors import SpawnError, SpecError
@@ -32,7 +32,7 @@ def open_joins(plan: Plan) -> list[int]:
                 fd = os.open(value, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK) if isinstance(value, str) else fcntl.fcntl(value, fcntl.F_DUPFD_CLOEXEC, 3)
             except OSError as error:
                 raise SpawnError(
-                    f"{field}: {value!r} can't be opened: {error.strerror} ({errorcode.get(error.errno or 0, '?')})", field=field, step="open", errno=error.errno,
+                    f"{field}: {value!r} can't be opened: {error.strerror} ({e.errorcode.get(error.errno or 0, '?')})", field=field, step="open", errno=error.errno,
                     hint="give /proc/PID/ns/… of a process that lives, or a descriptor of a namespace that is open",
                 ) from None  # fmt: skip
             fds.append(fd)
@@ -121,22 +121,27 @@ class Job:
             self._job = None
 
 
+_EXHAUSTED = {
+    e.EMFILE: ("descriptors exhausted", "raise RLIMIT_NOFILE (ulimit -n), or close some"),
+    e.ENFILE: ("descriptors exhausted on the whole machine", "raise the sysctl fs.file-max"),
+    e.EAGAIN: ("too many processes", "raise RLIMIT_NPROC (ulimit -u) or the pids.max of the service (systemd: TasksMax=), or free memory"),
+    e.ENOMEM: ("no memory", "free memory, or raise the memory limit of this service"),
+    e.EACCES: ("the init could not be made", "vm.memfd_noexec=2 forbids to execute from memory: sysctl vm.memfd_noexec=1"),
+}
+
+
 def exhausted(errno: int) -> SpawnError:
     """The error for what the kernel refuses for want of descriptors, processes or memory.
 
     EPERM comes from a filter over clone3: glibc makes our thread with it too, and falls back only on ENOSYS.
     """
-    if errno == 1:
+    if errno == e.EPERM:
         from .diagnose import why_no_namespaces
 
         reason, hint = why_no_namespaces(errno)
         return SpawnError(f"the spawn could not be begun: {reason}", step="clone3", errno=errno, hint=hint)
-    hints = {
-        23: "raise RLIMIT_NOFILE (ulimit -n)", 24: "raise RLIMIT_NOFILE (ulimit -n)",
-        13: "vm.memfd_noexec=2 forbids to execute from memory: sysctl vm.memfd_noexec=1",
-    }  # fmt: skip
-    hint = hints.get(errno, "free memory, or raise RLIMIT_NPROC (ulimit -u)")
-    return SpawnError(f"the spawn could not be begun: {os.strerror(errno)}", step="spawn", errno=errno, hint=hint)
+    what, hint = _EXHAUSTED.get(errno, ("the spawn could not be begun", None))
+    return SpawnError(f"{what}: {os.strerror(errno)} ({e.errorcode.get(errno, errno)})", step="spawn", errno=errno, hint=hint)
 
 
 def reap(pidfd: int) -> tuple[int, tuple[int, ...]] | None:

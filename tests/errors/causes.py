@@ -12,7 +12,20 @@ from typing import Any
 from attrs import field, frozen
 
 import creche
-from creche import Bind, Directory, File, IdMap, Namespaces, Overlay, Security, SpawnError, SpecError, Symlink, Tmpfs, UnsupportedError
+from creche import (
+    Bind,
+    Directory,
+    File,
+    IdMap,
+    Namespaces,
+    Overlay,
+    Security,
+    SpawnError,
+    SpecError,
+    Symlink,
+    Tmpfs,
+    UnsupportedError,
+)
 
 ROOT = os.geteuid() == 0
 AS_ROOT: dict[str, Any] = {"uid_map": [IdMap(0, 0, 1)], "gid_map": [IdMap(0, 0, 1)]} if ROOT else {}
