@@ -19,7 +19,7 @@ from .machine import Machine, probe
 from .plan import steps as st
 from .plan.command import Account, command_steps
 from .plan.compile import Context, Plan, account_of, descriptors_of
-from .results import Exit, Reason
+from .results import Exit, Reason, Usage
 from .spec.filesystem import Bind
 from .spec.limits import Limits
 from .spec.spec import Spec
@@ -170,6 +170,29 @@ def measured(exit: Exit, group: Group, spec: Spec) -> Exit:
             detail["peak"] = peak
     usage = attrs.evolve(exit.usage, scope="container", **changes)
     return attrs.evolve(exit, usage=usage, limit=limit, detail=detail)
+
+
+def usage_of(used: tuple[int, ...], wall: float, alone: bool) -> Usage:
+    """What wait4(2) says of the first process. Where that is our init (not `alone`), its peak is no figure of a guest's."""
+    peak = used[2] * 1024 if alone else None
+    return Usage(user=used[0] / 1e6, system=used[1] / 1e6, wall=wall, memory_peak=peak, blocks_read=used[3], blocks_written=used[4])
+
+
+def figures(pid: int) -> tuple[float, float, int | None]:
+    """User and system seconds of a process and what it has waited for, and its peak in bytes: proc_pid_stat(5).
+
+    For one that is about to be killed together with its reaper, which then tells nobody. Raises OSError, ValueError.
+    """
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    ticks = os.sysconf("SC_CLK_TCK")
+    user, system, waited_user, waited_system = (int(item) / ticks for item in fields[11:15])
+    peak = None
+    with open(f"/proc/{pid}/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"VmHWM:"):
+                peak = int(line.split()[1]) * 1024
+    return user + waited_user, system + waited_system, peak
 
 
 def why(what: str, error: int) -> tuple[str, str]:

@@ -24,7 +24,7 @@ from .machine import Machine
 from .place import Place
 from .plan.compile import Context, Plan
 from .process import Process, signal_number
-from .results import Exit, Reason, Usage
+from .results import Exit, Reason
 from .spawn import RUNNING, Job, reap
 from .spec.spec import Spec
 from .starting import Starting
@@ -148,6 +148,7 @@ class Container(Starting, Place, Limited):
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await self._end(self._move(Event.FAILED))
+            self._exit = None  # it never ran
             raise
         self._move(Event.STARTED)
         return self
@@ -295,14 +296,11 @@ class Container(Starting, Place, Limited):
     def _buried(self, status: int, used: tuple[int, ...]) -> None:
         """All is dead: the last messages are in the socket, and the commands that sent none died with the init."""
         self._look()
-        usage = Usage(
-            user=used[0] / 1e6, system=used[1] / 1e6, wall=time.monotonic() - self._began, memory_peak=used[2] * 1024,
-            blocks_read=used[3], blocks_written=used[4],
-        )  # fmt: skip
         alone = not self.spec.has_init and status >= 0
+        usage = commands.usage_of(used, time.monotonic() - self._began, alone)
         for process in self._processes.values():
             if process.started or alone:
-                process._ended(status if alone else None, usage, self._oom_kills())
+                process._ended(status if alone else None, usage if alone else process.last_seen(usage), self._oom_kills())
         for ident in list(self._subs):
             self._leave(ident)
         if self._group is not None and self._watches:
@@ -408,6 +406,7 @@ class Container(Starting, Place, Limited):
         self._look()
         for process in self._processes.values():
             if process._exit is None and process._killing is None and not process.is_over():
+                process.look(self._group is None)
                 process._killing, process._killed_by = reason, by
                 process.limit, process.limit_value = limit, value
         if self._main is None or not self._main.is_over():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
@@ -10,7 +11,9 @@ import time
 from typing import TYPE_CHECKING
 
 import anyio.abc
+import attrs
 
+from .commands import figures
 from .results import Detail, Exit, Reason, Usage
 from .spawn import exhausted
 from .streams import ReceiveStream, SendStream
@@ -52,6 +55,7 @@ class Process(anyio.abc.Process):
         self.limit_value: float | None = None
         self.kills_before = 0
         self.sent = False
+        self._seen: tuple[float, float, int | None] | None = None
         self.failure: Failure | None = None
         self.trouble: SpawnError | None = None  #: it was executed, and we can't hold it
 
@@ -111,6 +115,19 @@ class Process(anyio.abc.Process):
         dead = select.poll()
         dead.register(self._pidfd, select.POLLIN)  # pidfd_open(2): readable means dead
         return bool(dead.poll(0))
+
+    def look(self, wanted: bool) -> None:
+        """Take its figures while they are there: who is killed with the init is reaped by nobody who would tell."""
+        if wanted and self.started and self._pid:
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                self._seen = figures(self._pid)
+
+    def last_seen(self, usage: Usage) -> Usage:
+        """`usage` with the figures that `look` took, where it did."""
+        if self._seen is None:
+            return usage
+        user, system, peak = self._seen
+        return attrs.evolve(usage, user=max(user, usage.user), system=max(system, usage.system), memory_peak=peak)
 
     # ---- anyio.abc.Process ----
 
