@@ -189,6 +189,23 @@ def test_a_spec_file_and_overrides(tmp_path: Path) -> None:
     assert creche("run", "-f", "/no/such.toml", "true").returncode == 125
 
 
+def test_what_a_spec_file_says_of_its_descriptors_stays(tmp_path: Path) -> None:
+    """`stdin = "null"` is not undone because we have an input."""
+    (tmp_path / "a.toml").write_text('command = ["cat"]\nstdin = "null"\n')
+    run = creche("run", "-f", str(tmp_path / "a.toml"), input=b"not for you")
+    assert (run.returncode, run.stdout) == (0, b"")
+
+
+def test_a_terminal_without_one_of_ours() -> None:
+    """-t gives the command a terminal though we have pipes: its newlines are a terminal's."""
+    run = creche(
+        "run", "-t", "sh", "-c", "test -t 0 && test -t 1 && echo yes; read x; echo got $x", input=b"word\n"
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith(b"yes\r\n")
+    assert run.stdout.endswith(b"got word\r\n")
+
+
 @needs("limits")
 def test_out_of_memory_is_said() -> None:
     """137 alone tells nobody: the sentence names the limit."""

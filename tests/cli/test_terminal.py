@@ -117,7 +117,8 @@ def test_it_has_a_terminal_with_our_size_and_type(window: Window) -> None:
 def test_the_window_s_size_follows(window: Window) -> None:
     """SIGWINCH arrives inside, and the new size is there."""
     inner_shell(window)
-    window.type("trap 'echo changed to $(stty size)' WINCH")
+    window.type("trap 'echo changed to $(stty size)' WINCH; echo waiting")
+    window.line("waiting")
     window.resize(77, 21)
     window.type("")
     window.until("changed to 21 77")

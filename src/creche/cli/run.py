@@ -81,8 +81,9 @@ def _run(ctx: click.Context, given: dict[str, Any]) -> int:
     from creche.units import seconds
 
     timeout = None if given["timeout"] is None else seconds(given["timeout"], "--timeout")
-    standard = choose_standard(kinds(), tty=given["tty"], interactive=given["interactive"])
     spec = spec_of(ctx, given)
+    tty = given["tty"] if given["tty"] is not None or spec.tty is None else True
+    standard = choose_standard(kinds(), tty=tty, interactive=given["interactive"])
     spec = attrs.evolve(spec, **_joined(standard, spec))
 
     import anyio
@@ -99,14 +100,15 @@ def _run(ctx: click.Context, given: dict[str, Any]) -> int:
 
 
 def _joined(standard: Standard, spec: Spec) -> dict[str, Any]:
+    """The fields that join *spec* to our own descriptors; what a spec file says of them stays."""
     if standard.tty:
-        # a program must know what the terminal behind its own understands
-        known = "TERM" in spec.inherit_env or "TERM" in (spec.env or {}) or "TERM" not in os.environ
-        return {
-            "tty": Terminal().size(),
-            "inherit_env": spec.inherit_env if known else (*spec.inherit_env, "TERM"),
-        }
-    return {"stdin": standard.stdin, "stdout": standard.stdout, "stderr": standard.stderr}
+        # a program must know what the terminal behind its own understands; but empty is empty
+        env = spec.env
+        known = env == {} or "TERM" in {*(env or ()), *spec.inherit_env} or "TERM" not in os.environ
+        names = spec.inherit_env if known else (*spec.inherit_env, "TERM")
+        return {"tty": Terminal().size(), "inherit_env": names}
+    ours = {"stdin": standard.stdin, "stdout": standard.stdout, "stderr": standard.stderr}
+    return {"tty": None} | {name: value for name, value in ours.items() if getattr(spec, name) == "pipe"}
 
 
 def say(error: Exception) -> None:
