@@ -92,7 +92,8 @@ def main(arguments: list[str] | None = None) -> None:
     """The program. Our own failures end with 125 in `creche run`, so that they can be told from the command's."""
     arguments = sys.argv[1:] if arguments is None else arguments
     runs = arguments[:1] == ["run"]
-    gc.disable()  # imports make no garbage worth looking for; `creche run` turns it on when its command has started
+    if runs:
+        gc.disable()  # imports make no garbage worth looking for; it is turned on when the command has started
     try:
         code: Any = cli.main(arguments, prog_name="creche", standalone_mode=False)
     except click.ClickException as error:
