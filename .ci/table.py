@@ -4,6 +4,7 @@
 Reads DIR/PLACE.jsonl, as tests/results.py writes them.
 
 table.py DIR               prints the closing table
+table.py --broke-off FILE  prints the test that a run broke off in, if its file's last word is that one started
 table.py --for-guests DIR  prints the tests that the guests should run: those that ran nowhere yet, and those about cgroups
 """
 
@@ -150,7 +151,16 @@ def print_for_guests(results: Results) -> None:
             print(test)
 
 
+def print_broke_off(path: Path) -> None:
+    lines = path.read_text().splitlines() if path.exists() else []
+    last = json.loads(lines[-1]) if lines else {}
+    if last.get("outcome") == "started":
+        print(last["test"])
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "--broke-off":
+        sys.exit(print_broke_off(Path(sys.argv[2])))
     if sys.argv[1] == "--for-guests":
         print_for_guests(Results(Path(sys.argv[2])))
     else:

@@ -18,7 +18,7 @@ import uvloop
 import creche
 from leaks import nothing_left
 from needs import missing
-from results import Results, only
+from results import Results, only, resume
 
 __all__ = ["nothing_left"]  # an autouse fixture, for every test of the suite
 
@@ -87,6 +87,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Storms and fuzzers wait for `-m long`, which .ci/long says; a plain run leaves them out by name, not by skipping."""
     if path := os.environ.get("CRECHE_ONLY"):
         only(path, config, items)
+    if os.environ.get("CRECHE_RESUME"):
+        resume(os.environ["CRECHE_RESULTS"], config, items)
     if config.option.markexpr:
         return
     long = [item for item in items if item.get_closest_marker("long")]

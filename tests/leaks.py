@@ -31,7 +31,7 @@ SHARED_PLACES = ("/tmp", "/var/tmp", "/dev/shm", "/run", "/run/lock")
 # Kept for the whole process by those who own them: creche's spawners, trio's and libuv's idle workers.
 # Not ours: pytest's own folder and the one that every Java keeps. Ours, and there for good: where locks of ranges lie.
 KEPT_FILES = ("creche-tests-", "pytest-of-", "hsperfdata_")
-KEPT_FOLDERS = ("/run/creche",)
+KEPT_FOLDERS = ("/run/creche", "/dev/shm/creche")
 KEPT_THREADS = ("creche", "Trio thread", "libuv-worker", "iou-")
 
 

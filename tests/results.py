@@ -1,7 +1,8 @@
 """Writes down how each test ended, one JSON line at a time, so that `.ci/run` can merge the runs of several places.
 
 A line is written when a test starts and another when it ends: a test that takes the whole run down with it is known by
-its first line. `CRECHE_RESULTS` names the file; `CRECHE_ONLY` names a file of test ids, one a line, to run only those.
+its first line. `CRECHE_RESULTS` names the file; `CRECHE_ONLY` names a file of test ids, one a line, to run only those; with
+`CRECHE_RESUME` the tests that the file of results knows already are left out: a run goes on where another broke off.
 """
 
 from __future__ import annotations
@@ -67,5 +68,16 @@ def _skip_reason(report: pytest.TestReport) -> str:
 def only(path: str, config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves the tests that the file names."""
     wanted = set(Path(path).read_text().splitlines())
-    config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in wanted])
-    items[:] = [item for item in items if item.nodeid in wanted]
+    _select(config, items, [item for item in items if item.nodeid in wanted])
+
+
+def resume(path: str, config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves the tests that the file of results says nothing of."""
+    known = {json.loads(line).get("test") for line in Path(path).read_text().splitlines()}
+    _select(config, items, [item for item in items if item.nodeid not in known])
+
+
+def _select(config: pytest.Config, items: list[pytest.Item], chosen: list[pytest.Item]) -> None:
+    kept = set(chosen)
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = chosen
