@@ -107,9 +107,13 @@ def _table(content: bytes, columns: int) -> list[list[str]]:
     rows = []
     for line in content.decode("utf-8", "surrogateescape").split("\n"):
         row = line.split(":")
-        if len(row) == columns and row[2].isdecimal() and int(row[2]) < 2**32 - 1 and (columns == 4 or row[3].isdecimal()):
+        if len(row) == columns and _is_id(row[2]) and (columns == 4 or _is_id(row[3])):
             rows.append(row)
     return rows
+
+
+def _is_id(word: str) -> bool:
+    return word.isascii() and word.isdecimal() and len(word) < 11 and int(word) < 2**32 - 1
 
 
 def _group(name: str, rows: list[list[str]], field: str, value: object) -> int:
