@@ -77,7 +77,7 @@ class Channel:
             self._changed.set()
             self._changed = None
         if self._reading:
-            with contextlib.suppress(RuntimeError, anyio.NoEventLoopError):  # no loop runs here any more
+            with contextlib.suppress(RuntimeError, ImportError, anyio.NoEventLoopError):  # no loop runs here any more
                 anyio.notify_closing(self._socket)
 
     async def until(self, done: Callable[[], bool], alarm: Callable[[], float | None] = lambda: None) -> None:
@@ -148,7 +148,7 @@ class Channel:
         """Close our end: the init ends with it."""
         self.ended = True
         if self._reading or self._turn is not None:
-            with contextlib.suppress(RuntimeError, anyio.NoEventLoopError):
+            with contextlib.suppress(RuntimeError, ImportError, anyio.NoEventLoopError):
                 anyio.notify_closing(self._socket)
         self._socket.close()
         self.wake()

@@ -430,7 +430,7 @@ class Container(Starting, Place, Limited):
         if self._channel is not None:
             self._channel.wake()
         if self._pidfd >= 0:
-            with contextlib.suppress(RuntimeError, anyio.NoEventLoopError):  # no loop runs here any more
+            with contextlib.suppress(RuntimeError, ImportError, anyio.NoEventLoopError):  # no loop runs here any more, or Python is ending
                 anyio.notify_closing(self._pidfd)
 
     def send_signal(self, signal: int) -> None:

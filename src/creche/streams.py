@@ -44,7 +44,7 @@ class _Descriptor:
         if self._waiting:
             try:
                 anyio.notify_closing(self._fd)
-            except (RuntimeError, anyio.NoEventLoopError):
+            except (RuntimeError, ImportError, anyio.NoEventLoopError):
                 pass  # no loop runs here any more, so nobody waits
 
     async def _wait(self, ready: Callable[[int], Awaitable[None]]) -> None:
