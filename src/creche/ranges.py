@@ -68,17 +68,24 @@ def _nth(lines: list[tuple[int, int, int]], index: int, count: int) -> tuple[int
     raise IndexError(index)
 
 
+_path: str | None = None
+
+
 def _open() -> int:
     """The file whose bytes stand for ids. Its folder must be ours alone: another could hold all locks for ever."""
+    global _path
     refused = ""
     for folder in _FOLDERS:
         try:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
-            found = os.lstat(folder)
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-                refused = f"{folder} is not a directory of ours alone"
-                continue
-            return os.open(f"{folder}/ids", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            if _path != f"{folder}/ids":
+                os.makedirs(folder, mode=0o700, exist_ok=True)
+                found = os.lstat(folder)
+                if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+                    refused = f"{folder} is not a directory of ours alone"
+                    continue
+            fd = os.open(f"{folder}/ids", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            _path = f"{folder}/ids"  # looked at once: who could change it since is ourselves
+            return fd
         except OSError as error:
-            refused = str(error)
+            refused, _path = str(error), None
     raise UnsupportedError(f"a place for the locks of id ranges ({refused})", "make /run/creche, owned by root with mode 0700, or give an explicit uid_map")

@@ -73,7 +73,7 @@ class Job:
             self._plan(PARENT, encode(plan.parent), parent_fds)
             self._plan(SETUP, encode_known(plan.setup), setup_fds)
             if plan.command:
-                self._plan(COMMAND, encode(plan.command), command_fds)
+                self._plan(COMMAND, encode_known(plan.command), command_fds)
                 rows, columns = tty or (0, 0)
                 lib.creche_job_run(self._job, RUN_MAIN | (RUN_PTY if tty else 0), rows, columns)
             self._check(lib.creche_job_submit(self._job))
@@ -138,8 +138,8 @@ def exhausted(errno: int) -> SpawnError:
     if errno == e.EPERM:
         from .diagnose import why_no_namespaces
 
-        reason, hint = why_no_namespaces(errno)
-        return SpawnError(f"the spawn could not be begun: {reason}", step="clone3", errno=errno, hint=hint)
+        refusal = why_no_namespaces(errno)
+        return SpawnError(f"the spawn could not be begun: {refusal.sentence}", step="clone3", errno=errno, hint=refusal.hint)
     what, hint = _EXHAUSTED.get(errno, ("the spawn could not be begun", None))
     return SpawnError(f"{what}: {os.strerror(errno)} ({e.errorcode.get(errno, errno)})", step="spawn", errno=errno, hint=hint)
 

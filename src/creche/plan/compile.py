@@ -125,18 +125,15 @@ def compile(spec: Spec, machine: Machine, context: Context) -> Plan:
     parent += trees
     parent += [st.Enter(slot=st.PASSED + index, blame="limits") for index in range(context.init_cgroups)]
 
-    command: list[st.Step] = []
+    command: tuple[st.Step, ...] = ()
     descriptors = descriptors_of(spec)
     account = account_of(spec, machine, who)
     if spec.command is not None and account is None and not spec.has_init:
         raise SpecError("user", spec.user, "without an init of ours a name can't be looked up inside: give numbers")
     if spec.command is not None and account is not None:
-        command = command_steps(
-            spec, machine, who, account, descriptors,
-            cgroups=context.command_cgroups, caller=context.caller, core_limit=context.core_limit,
-        )  # fmt: skip
+        command = _remembered_command(spec, machine, who, account, descriptors, context)
     return Plan(
-        parent=tuple(parent), setup=setup, command=tuple(command), who=who, new=new, joins=joins,
+        parent=tuple(parent), setup=setup, command=command, who=who, new=new, joins=joins,
         init=spec.has_init, descriptors=descriptors,
     )  # fmt: skip
 
@@ -155,7 +152,28 @@ def _offsets(spec: Spec) -> str:
     return "".join(lines)
 
 
-_SETUPS = 64
+_SETUPS = _COMMANDS = 64
+_commands: dict[object, tuple[Spec, Machine, tuple[st.Step, ...]]] = {}
+
+
+def _remembered_command(
+    spec: Spec, machine: Machine, who: Identity, account: Account, descriptors: tuple[Descriptor, ...], context: Context
+) -> tuple[st.Step, ...]:
+    """The first command's Steps, once for each Spec that is used again: they are the same wherever its ids are outside."""
+    key = id(spec), id(machine), account, who.new, who.private, who.setgroups, who.uid, context.command_cgroups, context.core_limit
+    found = _commands.get(key)
+    if found is None or spec.inherit_env:
+        steps = command_steps(
+            spec, machine, who, account, descriptors,
+            cgroups=context.command_cgroups, caller=context.caller, core_limit=context.core_limit,
+        )  # fmt: skip
+        if len(_commands) >= _COMMANDS:
+            del _commands[next(iter(_commands))]
+        # spec and machine are kept with it, so that their ids stay theirs
+        found = _commands[key] = spec, machine, tuple(steps)
+    return found[2]
+
+
 _setups: dict[object, tuple[Machine, HostListing, tuple[tuple[st.Step, ...], tuple[st.Step, ...]]]] = {}
 
 
