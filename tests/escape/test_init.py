@@ -1,0 +1,352 @@
+"""Family E: guests against the init, and against commands that are being born. No filter, so that it is the armour that holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import anyio
+import pytest
+from privileged.look import inside, python, run, sh
+
+import creche
+from creche import Namespaces, Security, Spec
+from needs import needs
+
+pytestmark = needs("userns", "native")
+NO_FILTER = Security(seccomp=None)
+
+#: Attacks on a process by its number: each gives what it achieved, or the errno.
+TOOLS = """
+import ctypes, errno, json, os, signal, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def call(*arguments):
+    result = libc.syscall(*[ctypes.c_long(a) if isinstance(a, int) else a for a in arguments])
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "")
+    return result
+X86 = os.uname().machine == "x86_64"
+def attach(pid):
+    call(101 if X86 else 117, 16, pid, 0, 0)
+    os.waitpid(pid, 0x40000000)
+    call(101 if X86 else 117, 17, pid, 0, 0)
+    return "attached"
+def seize(pid):
+    call(101 if X86 else 117, 0x4206, pid, 0, 0)
+    return "seized"
+def memory(pid):
+    with open(f"/proc/{pid}/mem", "r+b", buffering=0) as file:
+        return "opened"
+def getfd(pid):
+    pidfd = os.pidfd_open(pid)
+    return f"descriptor {call(438, pidfd, 0, 0)}"
+def readv(pid):
+    class IoVec(ctypes.Structure):
+        _fields_ = [("base", ctypes.c_void_p), ("size", ctypes.c_size_t)]
+    buffer = ctypes.create_string_buffer(8)
+    maps = open(f"/proc/{pid}/maps").readline() or "400000-"
+    local, remote = IoVec(ctypes.addressof(buffer), 8), IoVec(int(maps.split("-")[0], 16), 8)
+    return f"{call(310 if X86 else 270, pid, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)} bytes"
+def environ(pid):
+    return "environment: " + open(f"/proc/{pid}/environ").read()[:20].replace("\\0", " ")
+def fds(pid):
+    return "descriptors: " + " ".join(os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd"))
+def maps(pid):
+    return "maps: " + (open(f"/proc/{pid}/maps").read(40) or 1 / 0)
+def exe(pid):
+    return "the program: " + os.readlink(f"/proc/{pid}/exe")
+def root(pid):
+    return "root: " + " ".join(os.listdir(f"/proc/{pid}/root"))[:20]
+def overwrite(pid):
+    os.close(os.open(f"/proc/{pid}/exe", os.O_WRONLY)); return "opened for writing"
+def tried(name, pid):
+    try:
+        return [True, globals()[name](pid)]
+    except OSError as error:
+        return [False, errno.errorcode[error.errno]]
+"""
+ATTACKS = ["attach", "seize", "memory", "getfd", "readv", "environ", "fds", "maps", "exe", "root", "overwrite"]
+ON_THE_INIT = TOOLS + f"print(json.dumps({{name: tried(name, 1) for name in {ATTACKS}}}))"
+ON_A_SIBLING = TOOLS + f"""
+child = os.fork()
+if not child:
+    os.execv("/bin/sleep", ["sleep", "100"])
+while open(f"/proc/{{child}}/comm").read() != "sleep\\n": pass
+print(json.dumps({{name: tried(name, child) for name in {[name for name in ATTACKS if name not in ('seize', 'overwrite')]}}}))
+os.kill(child, 9)
+"""
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_e1_e2_e5_the_init_gives_nothing_away(name: str) -> None:
+    answers = json.loads(sh(["python3", "-I", "-c", ON_THE_INIT], security=NO_FILTER))
+    achieved, what = answers[name]
+    assert not achieved and what in ("EPERM", "EACCES"), what
+
+
+@pytest.mark.parametrize("name", ["attach", "memory", "getfd", "readv", "environ", "fds", "maps", "exe", "root"])
+def test_control_a_program_like_others_gives_it(name: str) -> None:
+    answers = json.loads(sh(["python3", "-I", "-c", ON_A_SIBLING], security=NO_FILTER))
+    assert answers[name][0], answers[name]
+
+
+def test_e5_the_inits_arguments_and_environment_are_empty() -> None:
+    """Also to those who may read them: nothing of the supervisor's comes by way of it."""
+
+    async def body(box: creche.Container) -> tuple[bytes, bytes]:
+        with open(f"/proc/{box.init_pid}/cmdline", "rb") as cmdline, open(f"/proc/{box.init_pid}/environ", "rb") as environ:
+            return cmdline.read(), environ.read()
+
+    os.environ["CRECHE_TEST_SECRET"] = "s3cret"
+    try:
+        cmdline, environ = inside(body, Spec())
+        assert cmdline.strip(b"\0") == b"" and environ == b""
+        assert b"s3cret" not in run("cat /proc/[0-9]*/environ; env").stdout
+        assert b"s3cret" in run("cat /proc/self/environ", inherit_env=["CRECHE_TEST_SECRET"]).stdout  # the control
+    finally:
+        del os.environ["CRECHE_TEST_SECRET"]
+
+
+def test_e6_the_inits_program_is_sealed() -> None:
+    """Nothing there is a file of the host: a write is refused by the seals for whoever gets so far."""
+
+    async def body(box: creche.Container) -> str:
+        return os.readlink(f"/proc/{box.init_pid}/exe")
+
+    assert inside(body, Spec()) == "/memfd:creche-init (deleted)"
+    import creche._native  # noqa: F401
+
+    for number in os.listdir("/proc/self/fd"):
+        path = f"/proc/self/fd/{number}"
+        if os.path.islink(path) and os.readlink(path).startswith("/memfd:creche-init"):
+            with pytest.raises(PermissionError):
+                os.truncate(path, 0)
+            break
+    else:
+        raise AssertionError("the init's memfd is not among our descriptors")
+
+
+def test_e6_a_command_that_is_proc_self_exe() -> None:
+    """It names the newborn's own program, which is the init's memfd: no file of the host is executed, and nothing hangs."""
+    try:
+        result = run(["/proc/self/exe"], timeout=5)
+        assert not result.exit.ok and result.stdout == b""
+    except creche.SpawnError as error:
+        assert error.field == "command"
+
+
+def test_e7_signals_to_process_1_do_nothing() -> None:
+    code = """
+        import os, signal
+        os.setsid() if os.getpid() != os.getsid(0) else None
+        for number in range(1, 65):
+            try: os.kill(1, number)
+            except OSError as error: print(number, error)
+        print("alive")
+    """
+    assert python(code, security=NO_FILTER) == "alive"
+
+    async def body(box: creche.Container) -> list[Any]:
+        first = await box.run(["sh", "-c", "kill -9 1; kill -TERM 1; kill -STOP 1; echo still"])
+        second = await box.run(["sh", "-c", "trap '' TERM; kill -TERM -1; echo alone"])
+        third = await box.run(["echo", "here"])
+        return [first.stdout, second.stdout, third.stdout]
+
+    assert inside(body, Spec(security=NO_FILTER)) == [b"still\n", b"alone\n", b"here\n"]
+
+
+def test_e8_nobody_outside_can_be_signalled() -> None:
+    with subprocess.Popen(["sleep", "100"]) as canary:
+        code = """
+            import errno, os, signal, sys
+            for pid in map(int, sys.argv[1:]):
+                for target in (pid, -pid):
+                    try: os.kill(target, 0)
+                    except OSError as error: print(errno.errorcode[error.errno])
+                    else: print("reached")
+        """
+        try:
+            answers = python(code, str(canary.pid), str(os.getpid()), security=NO_FILTER).split()
+            assert set(answers) == {"ESRCH"}
+            shared = python(code, str(canary.pid), namespaces=Namespaces(pid=False), security=NO_FILTER).split()
+            assert "ESRCH" not in shared[:1]  # the control: in the same PID namespace there is somebody
+        finally:
+            canary.kill()
+
+
+DAEMON = """
+import ctypes, os, signal, sys
+for _ in range(2):
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+for number in range(1, 32):
+    try: signal.signal(number, signal.SIG_IGN)
+    except (OSError, ValueError): pass
+ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+os.write(int(sys.argv[1]), b"here %d" % os.getpid())
+while True:
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize("init", [True, False])
+def test_e9_a_deaf_daemon_ends_with_the_container(init: bool) -> None:
+    """Its end is seen by the pipe that it alone holds."""
+    ours, theirs = os.pipe()
+    try:
+        main = "import os, subprocess, sys; subprocess.run([sys.executable, '-I', '-c', sys.argv[1], sys.argv[3]], close_fds=False); print(os.read(int(sys.argv[2]), 20).decode())"
+        result = run(["python3", "-I", "-c", main, DAEMON, str(ours), str(theirs)], pass_fds=[ours, theirs], init=init)
+        assert result.stdout.startswith(b"here "), result.stderr
+        os.close(theirs)
+        theirs = -1
+        assert os.read(ours, 1) == b""  # end of file: nobody has the other end any more
+    finally:
+        os.close(ours)
+        if theirs >= 0:
+            os.close(theirs)
+
+
+def test_control_without_a_pid_namespace_the_daemon_lives_on() -> None:
+    ours, theirs = os.pipe()
+    try:
+        main = "import os, subprocess, sys; subprocess.run([sys.executable, '-I', '-c', sys.argv[1], sys.argv[3]], close_fds=False); print(os.read(int(sys.argv[2]), 20).decode())"
+        result = run(["python3", "-I", "-c", main, DAEMON, str(ours), str(theirs)], pass_fds=[ours, theirs], namespaces=Namespaces(pid=False))
+        os.close(theirs)
+        theirs = -1
+        os.set_blocking(ours, False)
+        with pytest.raises(BlockingIOError):
+            os.read(ours, 1)  # no end of file: it holds the other end still
+        os.kill(int(result.stdout.split()[1]), signal.SIGKILL)
+        os.set_blocking(ours, True)
+        assert os.read(ours, 1) == b""
+    finally:
+        os.close(ours)
+        if theirs >= 0:
+            os.close(theirs)
+
+
+NEWBORNS = TOOLS + """
+import time
+seen, got, own = set(), [], os.getpid()
+ready = os.write(1, b"ready\\n")
+end = time.monotonic() + float(sys.argv[1])
+while time.monotonic() < end:
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) not in (1, own):
+            pid = int(name)
+            for what in ("memory", "getfd", "environ"):
+                achieved, answer = tried(what, pid)
+                if not achieved:
+                    continue
+                # it may have been executed meanwhile: then it is a program like others, without a secret
+                try: program = os.readlink(f"/proc/{pid}/exe")
+                except OSError: program = "gone"
+                if "memfd" in program or "s3cret" in answer:
+                    got.append([what, program, answer])
+            seen.add(pid)
+print(json.dumps([len(seen), got]))
+"""
+
+
+@pytest.mark.slow
+def test_e3_newborn_commands_give_nothing_away() -> None:
+    """A guest that reads every process it sees, while commands are born: between fork and exec one has the init's memory."""
+
+    async def body(box: creche.Container) -> Any:
+        async with box.open(["python3", "-I", "-c", NEWBORNS, "3"]) as spy:
+            assert spy.stdout is not None
+            await spy.stdout.receive()
+            count = 0
+            with anyio.move_on_after(2.5):
+                while True:
+                    await box.run(["true"], env={"TOKEN": "public"})
+                    count += 1
+            out = b""
+            async for part in spy.stdout:
+                out += part
+            return count, json.loads(out)
+
+    count, (seen, got) = inside(body, Spec(security=NO_FILTER))
+    assert count > 50 and seen > 5
+    assert got == []
+
+
+def test_e4_a_process_that_is_sent_into_joined_namespaces_gives_nothing_away() -> None:
+    """On its way it is a copy of the supervisor, with the supervisor's memory: a guest there may not have it."""
+    secret = "s3cret-" + os.urandom(4).hex()
+    os.environ["CRECHE_TEST_SECRET"] = secret
+    spy = TOOLS + """
+import time
+own, got, seen = os.getpid(), [], set()
+os.write(1, b"ready\\n")
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) not in (1, own):
+            seen.add(name)
+            for what in ("environ", "memory", "getfd"):
+                achieved, answer = tried(what, int(name))
+                if achieved:
+                    try: program = os.readlink(f"/proc/{name}/exe")
+                    except OSError: continue
+                    if "python" in program:
+                        got.append([what, program, answer])
+print(json.dumps([len(seen), got]))
+"""
+
+    async def body(box: creche.Container) -> Any:
+        async with box.open(["python3", "-I", "-c", spy]) as process:
+            assert process.stdout is not None
+            await process.stdout.receive()
+            pid = box.init_pid
+            namespaces = Namespaces(**{kind: f"/proc/{pid}/ns/{name}" for kind, name in (("user", "user"), ("pid", "pid"), ("mount", "mnt"))})
+            with anyio.move_on_after(1.5):
+                while True:
+                    await creche.run(["sh", "-c", "true"], namespaces=namespaces, rootfs=None, security=NO_FILTER)
+            out = b""
+            async for part in process.stdout:
+                out += part
+            return json.loads(out)
+
+    try:
+        seen, got = inside(body, Spec(security=NO_FILTER))
+    finally:
+        del os.environ["CRECHE_TEST_SECRET"]
+    assert seen > 3
+    assert got == []
+
+
+def test_e16_a_daemon_that_keeps_stdout_open_keeps_nobody_waiting() -> None:
+    result = run("sleep 1000 & echo started", timeout=20)
+    assert result.exit.ok and result.stdout == b"started\n"
+
+
+def test_e10_a_container_that_stops_itself_is_killed() -> None:
+    async def main() -> creche.Exit:
+        async with creche.Container(Spec(["sh", "-c", "trap '' TERM INT HUP; kill -STOP -1; kill -STOP $$; sleep 100"])) as box:
+            await anyio.sleep(0.1)
+            box.kill()
+            return await box
+
+    exit = anyio.run(main)
+    assert exit.reason is creche.Reason.KILLED and exit.signal == signal.SIGKILL
+
+
+def test_the_tools_see_what_they_look_for() -> None:
+    """The attacks themselves, outside: on a child that is like others each comes to something."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        program = TOOLS + f"print(json.dumps({{name: tried(name, {child.pid}) for name in ['environ', 'fds', 'maps', 'exe', 'root']}}))"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+        assert all(achieved for achieved, _ in json.loads(done.stdout).values())
+    finally:
+        child.kill()
+        child.wait()
+        assert child.stdin is not None
+        child.stdin.close()
