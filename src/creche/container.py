@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from . import commands, ranges
+from . import claims, commands, ranges
 from .channel import Channel
 from .communicate import drop
 from .errors import CrecheError, SpecError
@@ -73,6 +73,7 @@ class Container(Starting, Place, Limited):
         self._context = Context()
         self._range: ranges.Reserved | None = None
         self._scratch: str | None = None
+        self._claims: list[int] = []
         self._group: Group | None = None
         self._subs: dict[int, Sub] = {}
         self._pid, self._pidfd = 0, -1
@@ -375,6 +376,7 @@ class Container(Starting, Place, Limited):
             os.close(fd)
         if self._range is not None:
             self._range.close()
+        claims.release(self._claims, ours=os.getpid() == self._owner)
         if self._scratch is not None and os.getpid() == self._owner:
             import shutil  # only for those before Linux 6.6
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 
-from . import commands, ranges
+from . import claims, commands, ranges
 from .channel import Channel
 from .errors import SpawnError, SpecError
 from .hostview import listing
@@ -46,6 +46,7 @@ class Starting:
         _context: Context
         _range: ranges.Reserved | None
         _scratch: str | None
+        _claims: list[int]
         _sources: Mapping[int, int] | None
         _group: Group | None
         _subs: dict[int, Sub]
@@ -68,6 +69,7 @@ class Starting:
         self._processes[1] = main
         machine = self._machine = probe(landlock=spec.security.landlock is not None)
         lookup = spec.command is not None and commands.needs_lookup(spec)
+        self._claims = claims.claim(spec)
         if wants_range(spec, machine):
             self._range = ranges.reserve(machine)
         if needs_scratch(spec, machine):

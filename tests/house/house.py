@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("_native",),  # the list of Steps is written in C: the codecs ask it
     ("wire",),
     ("cgroups",),
-    ("ranges", "spawn"),
+    ("ranges", "claims", "spawn"),
     ("streams", "watch", "channel"),
     ("lifecycle",),
     (
