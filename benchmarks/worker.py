@@ -4,7 +4,8 @@
 
 It reads one request a line, `KIND CONTENDER COUNT`, and answers each with one line of JSON. Kinds: `one` (COUNT starts
 after each other: wall and own processor nanoseconds of each), `many` (COUNT starts, 64 at a time: seconds), `pour` (COUNT
-bytes of stdout: seconds), `idle` (COUNT containers that wait: bytes), `pauses` (COUNT starts: the loop's pauses in ms).
+bytes of stdout: seconds), `idle` (COUNT containers that wait: bytes), `pauses` and `pauses64` (COUNT starts after each other,
+or 64 at a time: the loop's pauses in ms).
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ async def one(contender: str, count: int) -> dict[str, list[int]]:
     return {"wall": wall, "own": own}
 
 
-async def many(contender: str, count: int) -> dict[str, float]:
+async def many(contender: str, count: int, at_once: int = AT_ONCE) -> dict[str, float]:
     run = CONTENDERS[contender]
     left = count
 
@@ -172,7 +173,7 @@ async def many(contender: str, count: int) -> dict[str, float]:
 
     begin = time.perf_counter()
     async with anyio.create_task_group() as group:
-        for _ in range(AT_ONCE):
+        for _ in range(at_once):
             group.start_soon(starter)
     return {"seconds": time.perf_counter() - begin}
 
@@ -231,7 +232,7 @@ async def idle(contender: str, count: int) -> dict[str, float]:
     return {"parent": parent, "init": inits[len(inits) // 2]}
 
 
-async def pauses(contender: str, count: int) -> dict[str, float]:
+async def pauses(contender: str, count: int, at_once: int = 1) -> dict[str, float]:
     """How long the loop did not come round, while so many were started: a task that wants to run every millisecond."""
     gaps: list[float] = []
     async with anyio.create_task_group() as group:
@@ -245,10 +246,14 @@ async def pauses(contender: str, count: int) -> dict[str, float]:
                 last = now
 
         group.start_soon(heart)
-        await many(contender, count)
+        await many(contender, count, at_once)
         group.cancel_scope.cancel()
     gaps.sort()
     return {"p50": gaps[len(gaps) // 2], "p99": gaps[len(gaps) * 99 // 100], "worst": gaps[-1]}
+
+
+async def pauses64(contender: str, count: int) -> dict[str, float]:
+    return await pauses(contender, count, AT_ONCE)
 
 
 KINDS: dict[str, Callable[[str, int], Awaitable[Any]]] = {
@@ -257,6 +262,7 @@ KINDS: dict[str, Callable[[str, int], Awaitable[Any]]] = {
     "pour": pour,
     "idle": idle,
     "pauses": pauses,
+    "pauses64": pauses64,
 }
 
 
