@@ -88,6 +88,8 @@ struct creche_failure {
 
 /* Messages to the init. */
 enum { CRECHE_GO = 1, CRECHE_SETUP, CRECHE_RUN, CRECHE_SIGNAL, CRECHE_OPEN_FILE, CRECHE_HOLD };
+/* What OPEN_FILE asks for, below a directory that comes with it; OPEN without one: below the root. */
+enum { CRECHE_FILE_OPEN, CRECHE_FILE_MKDIR, CRECHE_FILE_UNLINK, CRECHE_FILE_RMDIR, CRECHE_FILE_SYMLINK, CRECHE_FILE_MODE, CRECHE_FILE_OWNER };
 /* Messages from it. */
 enum { CRECHE_READY = 65, CRECHE_FAILED, CRECHE_STARTED, CRECHE_START_FAILED, CRECHE_EXITED, CRECHE_OPENED };
 
@@ -101,7 +103,7 @@ enum {
 struct creche_request {
 	uint32_t type, id, flags, size;
 	int32_t number, reserved;       /* SIGNAL: the signal; OPEN_FILE: open flags */
-	uint64_t a, b;                  /* RUN with a PTY: rows, columns; OPEN_FILE: mode */
+	uint64_t a, b;                  /* RUN with a PTY: rows, columns; OPEN_FILE: mode or owner, CRECHE_FILE_* */
 };
 
 struct creche_reply {

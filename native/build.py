@@ -15,8 +15,9 @@ from cffi import FFI
 HERE = Path(__file__).resolve().parent
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
 SHARED = ["interp.c", "step_fs.c", "step_place.c", "step_id.c", "step_fd.c", "step_sec.c", "message.c"]
+INIT = ["init.c", "init_files.c"]
 LIBRARY = [*SHARED, "child.c", "spawn.c", "pool.c", "calls.c"]
-HEADERS = ["abi.h", "sys.h", "interp.h", "message.h", "spawn.h", "pool.h"]
+HEADERS = ["abi.h", "sys.h", "interp.h", "message.h", "spawn.h", "pool.h", "init_files.h"]
 INIT_FLAGS = [
     "-std=gnu11", "-Os", "-static", "-nostdlib", "-nostartfiles", "-ffreestanding", "-fno-stack-protector", "-fno-builtin",
     "-fno-asynchronous-unwind-tables", "-fno-pic", "-no-pie", "-fcf-protection=none", "-fno-strict-aliasing",
@@ -41,7 +42,7 @@ def build_init() -> bytes:
         flags.remove("-fcf-protection=none")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "init"
-        sources = [str(HERE / name) for name in ["init.c", *SHARED]]
+        sources = [str(HERE / name) for name in [*INIT, *SHARED]]
         subprocess.run([*compiler(), *flags, *WARNINGS, "-I", str(HERE), "-o", str(out), *sources], check=True)
         return out.read_bytes()
 
@@ -69,7 +70,7 @@ def make() -> FFI:
         py_limited_api=True,
         sources=[os.path.relpath(HERE / name) for name in LIBRARY],
         include_dirs=[str(HERE)],
-        depends=[str(HERE / name) for name in [*HEADERS, "init.c", "init_elf.h"]],
+        depends=[str(HERE / name) for name in [*HEADERS, *INIT, "init_elf.h"]],
         # hidden: a name of ours must not be taken for one of the host program's
         extra_compile_args=["-std=gnu11", "-O2", "-fno-strict-aliasing", "-fvisibility=hidden", *WARNINGS],
         libraries=["pthread"],

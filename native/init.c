@@ -1,4 +1,5 @@
 /* Process 1 of a container: sets it up, starts commands, reaps everything, and ends with its supervisor. */
+#include "init_files.h"
 #include "message.h"
 #include <asm/errno.h>
 #include <asm/ioctls.h>
@@ -300,15 +301,15 @@ static int reap(void)
 	return 1;
 }
 
-static void open_file(const struct creche_request *request, const char *path)
+static void work_on_file(const struct creche_request *request, const char *text, size_t size)
 {
 	struct creche_reply message = { .type = CRECHE_OPENED, .id = request->id };
-	int fd = (int)resolve(&ctx, path, (uint64_t)(request->number | O_NONBLOCK | O_NOCTTY), request->a);
+	int fd = (int)file_request(&ctx, request, text, size), opened = fd >= 0 && request->b == CRECHE_FILE_OPEN;
 
 	if (fd < 0)
 		message.status = fd;
-	reply(&message, &fd, fd >= 0, 0);
-	if (fd >= 0)
+	reply(&message, &fd, opened, 0);
+	if (opened)
 		sys1(__NR_close, fd);
 }
 
@@ -353,7 +354,7 @@ static void obey(void)
 				sys2(__NR_kill, commands[i].pid, request.number);
 	} else if (request.type == CRECHE_OPEN_FILE) {
 		inbox[n] = 0; /* there is room: we receive less than the buffer */
-		open_file(&request, (const char *)inbox + sizeof request);
+		work_on_file(&request, (const char *)inbox + sizeof request, (size_t)n - sizeof request);
 	} else
 		leave(1);
 	if (first)

@@ -165,8 +165,10 @@ static long received(struct wire_msghdr *header)
 	request.flags = (uint32_t)(below(2) ? CRECHE_RUN_PTY : 0) | (below(1000) ? 0 : CRECHE_RUN_MAIN) | (below(5) ? 0 : CRECHE_BLOB_MEMFD);
 	if (request.type > CRECHE_RUN)
 		request.flags = 0;
-	if (request.type == CRECHE_OPEN_FILE)
+	if (request.type == CRECHE_OPEN_FILE) {
 		size = sizeof request + below(10);
+		request.b = below(CRECHE_FILE_OWNER + 2);
+	}
 	if (request.flags & CRECHE_BLOB_MEMFD)
 		size = sizeof request, count += below(100) != 0;
 	if (below(2000) == 0)
