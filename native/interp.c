@@ -136,10 +136,15 @@ long slot_put(struct ctx *c, unsigned slot, long fd)
 
 long resolve(struct ctx *c, const char *path, uint64_t flags, uint64_t mode)
 {
+	return resolve_below(c, CRECHE_SLOT_NONE, path, flags, mode);
+}
+
+long resolve_below(struct ctx *c, unsigned slot, const char *path, uint64_t flags, uint64_t mode)
+{
 	struct open_how how = {
 		.flags = flags | O_CLOEXEC, .mode = mode, .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 	};
-	int root = slot_take(c, CRECHE_SLOT_ROOT);
+	int root = slot_take(c, slot == CRECHE_SLOT_NONE ? CRECHE_SLOT_ROOT : slot);
 	long r = root;
 
 	if (root < 0)

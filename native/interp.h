@@ -47,6 +47,8 @@ void slot_drop(struct ctx *c, unsigned slot);
 
 /* Opens a path inside the container's root: no link, no "..", no magic link leads out of it (openat2(2)). */
 long resolve(struct ctx *c, const char *path, uint64_t flags, uint64_t mode);
+/* The same below what a slot holds, where it is one. */
+long resolve_below(struct ctx *c, unsigned slot, const char *path, uint64_t flags, uint64_t mode);
 
 void failure_text(struct ctx *c, uint32_t detail, const char *text, size_t size);
 size_t text_length(const char *s);

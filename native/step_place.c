@@ -169,13 +169,14 @@ STEP(ATTACH)
 	return r;
 }
 
-/* Lays an empty directory or an empty file over what is at a path: text2 and text3 name them below the staged directory
-   in `slot`. What is absent needs no mask. (A tree that is cloned and not used costs an RCU grace period to drop, so
-   the right one is chosen first.) */
+/* Lays an empty directory or an empty file over what is at a path (below slot2 where there is one: a proc of ours, from
+   which nobody can move the names away meanwhile): text2 and text3 name them below the staged directory in `slot`. What is
+   absent needs no mask. (A tree that is cloned and not used costs an RCU grace period to drop, so the right one is chosen
+   first.) */
 STEP(MASK)
 {
 	int stage = slot_take(c, s->slot), directory;
-	long tree, r, target = resolve(c, TEXT(c, s), O_PATH, 0);
+	long tree, r, target = resolve_below(c, s->slot2, TEXT(c, s), O_PATH, 0);
 
 	if (target == -ENOENT || target == -ENOTDIR)
 		return 0;
@@ -192,13 +193,13 @@ STEP(MASK)
 	return r;
 }
 
-/* Makes what is at a path, with all that is mounted below it, read-only by a copy of it on top. */
+/* Makes what is at a path (below `slot` where there is one), with all that is mounted below it, read-only by a copy of it
+   on top. */
 STEP(READ_ONLY)
 {
 	struct mount_attr attr = { .attr_set = MOUNT_ATTR_RDONLY };
-	long tree, r, target = resolve(c, TEXT(c, s), O_PATH, 0);
+	long tree, r, target = resolve_below(c, s->slot, TEXT(c, s), O_PATH, 0);
 
-	(void)s;
 	if (target == -ENOENT || target == -ENOTDIR)
 		return 0;
 	if (target < 0)

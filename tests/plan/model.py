@@ -136,7 +136,7 @@ def _setup_step(m: Model, step: st.Step, plan: Plan, spec: Spec) -> None:
 ORDER = [
     st.SetSid, st.Pty, st.Own, st.Cgroup, st.Unshare, st.Descriptors, st.Rlimit, st.Umask, st.Nice, st.Write, st.KeepCaps, st.Groups,
     st.User, st.Write, st.Capabilities, st.NoNewPrivs, st.Chdir, st.LandlockRuleset, st.LandlockPath, st.LandlockPort, st.LandlockRestrict,
-    st.Signals, st.Seccomp, st.Exec,
+    st.Rlimit, st.Signals, st.Seccomp, st.Exec,
 ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from attrs import frozen
 
@@ -99,8 +99,9 @@ def command_steps(
     pairs = b"".join(struct.pack("=II", slot, number) for number, slot in sorted(passed.items()))
     steps.append(st.Descriptors(text=pairs, a=int(spec.tty is not None), blame="pass_fds" if spec.pass_fds else "stdin"))
     limits = {"core": core_limit, **spec.rlimits}
-    for name, (soft, hard) in limits.items():
-        steps.append(st.Rlimit(slot=_RESOURCES[name], a=soft, b=hard, blame=f"rlimits.{name}"))
+    # What follows opens descriptors of its own, so their limit comes last; but to raise a hard one takes the power that goes before.
+    late = {"nofile"} if spec.namespaces.user is not False else set()
+    steps += _limits(limits, limits.keys() - late)
     steps.append(st.Umask(a=0o022 if spec.umask is None else spec.umask, blame="umask"))
     if spec.nice is not None:
         steps.append(st.Nice(a=spec.nice, blame="nice"))
@@ -120,6 +121,7 @@ def command_steps(
         steps.append(st.NoNewPrivs(blame="security.no_new_privs"))
     steps.append(st.Chdir(text=spec.cwd or "/", blame="cwd"))
     steps += landlock_steps(security.landlock, machine)
+    steps += _limits(limits, late)
     steps.append(st.Signals())
     compiled = compile_filter(
         security.seccomp,
@@ -147,6 +149,10 @@ def command_steps(
         )
     )  # fmt: skip
     return steps
+
+
+def _limits(limits: Mapping[str, tuple[int, int]], names: Set[str]) -> list[st.Step]:
+    return [st.Rlimit(slot=_RESOURCES[name], a=soft, b=hard, blame=f"rlimits.{name}") for name, (soft, hard) in limits.items() if name in names]
 
 
 def _ids(spec: Spec, machine: Machine, who: Identity, account: Account) -> list[st.Step]:

@@ -114,6 +114,13 @@ def compile(spec: Spec, machine: Machine, context: Context) -> Plan:
     if _own_time(spec) and machine.kernel < (6, 3):
         raise UnsupportedError(f"a time namespace without an init on Linux {machine.release}: execve enters it from 6.3 on", "leave init True")
     who = identity(spec, machine, context.base, context.count)
+    hosts_root = machine.initial_user_namespace and any(item.outside == 0 for item in who.uid_map)
+    if hosts_root and kinds["mount"] is not True and not spec.security.privileged:
+        raise SpecError(
+            "uid_map", spec.uid_map,
+            "it maps the host's root, to whom /proc/sys would be open without any capability: leave namespaces.mount True, which "
+            "makes that read-only, map other ids, or give Security(privileged=True) if that is meant",
+        )  # fmt: skip
     setup, trees = _remembered_setup(spec, machine, who, context)
 
     parent = map_steps(spec, machine, who)

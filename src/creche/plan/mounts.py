@@ -63,6 +63,7 @@ class Mounts:
         self.late: list[st.Step] = []
         self._stage: int | None = None
         self._staged = 0
+        self._procs: list[str] = []  # where a proc is mounted; st.PROC is the last of them
         self._wanted = self._idmapped_count()
         self._first = first
         self._next = first + self._wanted
@@ -289,6 +290,7 @@ class Mounts:
                 self._proc(Proc(), "namespaces.pid")
             elif "/proc" not in taken:
                 self.host.append(st.Open(slot=st.PROC, text="/proc", flags=st.DIRECTORY))
+                self._procs.append("/proc")
             return
         if "/proc" not in taken:
             self._proc(Proc(), "rootfs")
@@ -304,6 +306,7 @@ class Mounts:
             self.host.append(st.Open(slot=st.PROC, text="/proc", flags=st.DIRECTORY))
             self._attributes(slot, NOSUID | NODEV | NOEXEC, blame)
             self.build.append(st.Attach(slot=slot, text=proc.target, flags=st.NO_LINK, blame=blame))
+            self._procs.append(proc.target)
             return
         options = []
         if proc.hidepid is not None:
@@ -312,6 +315,7 @@ class Mounts:
             options.append(("subset", str(proc.subset)))
         self._new("proc", options, NOSUID | NODEV | NOEXEC, blame, slot=st.PROC)
         self.build.append(st.Attach(slot=st.PROC, text=proc.target, flags=st.KEEP_SLOT | st.NO_LINK, blame=blame))
+        self._procs.append(proc.target)
 
     def _dev(self, taken: set[str]) -> None:
         if not isinstance(self.spec.rootfs, HostView):  # there the root itself is a tmpfs of ours, and read-only in the end
@@ -404,28 +408,35 @@ class Mounts:
     def covers(self) -> None:
         security = self.spec.security
         has_sys = any(isinstance(mount, Sysfs) or mount.target == "/sys" for mount in self.spec.mounts if not isinstance(mount, Symlink))
-        fresh_proc = self.spec.namespaces.pid is True
+        binds = [mount.target for mount in self.spec.mounts if isinstance(mount, Bind) and mount.source.rstrip("/") == "/proc"]
+        procs = dict.fromkeys(["/proc", *self._procs, *binds])  # wherever one lies
+        own = self.spec.namespaces.pid is True and self._procs
 
         def ours(path: str) -> bool:
             if path.startswith("/proc/"):
-                return fresh_proc and self.view.shows(path.split("/")[2], to_root=not self.who.private and self.machine.may_map_ids)
+                return self.view.shows(path.split("/")[2], to_root=not self.who.private and self.machine.may_map_ids)
             return has_sys
 
-        def of(paths: tuple[str, ...] | None, defaults: tuple[str, ...]) -> tuple[str, ...]:
-            if paths is not None:
-                return paths
-            return () if security.privileged else tuple(path for path in defaults if ours(path))
+        def of(paths: tuple[str, ...] | None, defaults: tuple[str, ...]) -> Iterable[tuple[int, str]]:
+            """Slots and paths: below the proc of ours where that can be, whose names nobody moves away while we work."""
+            ordinary = () if security.privileged else tuple(path for path in defaults if ours(path))
+            for path in ordinary if paths is None else paths:
+                for place in [""] if not path.startswith("/proc/") else procs if paths is None else ["/proc"]:
+                    if place and own and place == self._procs[-1]:
+                        yield st.PROC, path.removeprefix("/proc/")
+                    else:
+                        yield st.NONE, place.rstrip("/") + path.removeprefix("/proc") if place else path
 
-        masked, readonly = of(security.masked_paths, MASKED), of(security.readonly_paths, READONLY)
+        masked, readonly = [*of(security.masked_paths, MASKED)], of(security.readonly_paths, READONLY)
         if masked:
             stage = self._staging()
             self.build.append(st.MakeDirectory(slot=stage, text="empty", a=0o555))
             self.build.append(st.MakeFile(slot=stage, text="nothing", a=0o444))
             self.build.append(st.MountAttr(slot=stage, a=RDONLY | NOSUID | NODEV | NOEXEC))  # and so are its clones
-            for path in masked:
-                self.build.append(st.Mask(slot=stage, text=path, text2="empty", text3="nothing", blame="security.masked_paths"))
-        for path in readonly:
-            self.build.append(st.ReadOnly(text=path, blame="security.readonly_paths"))
+            for slot, path in masked:
+                self.build.append(st.Mask(slot=stage, slot2=slot, text=path, text2="empty", text3="nothing", blame="security.masked_paths"))
+        for slot, path in readonly:
+            self.build.append(st.ReadOnly(slot=slot, text=path, blame="security.readonly_paths"))
         if self.spec.rootfs is None and self._stage is not None:
             self.build.append(st.Unstage(slot=self._stage))  # there is no old root to go with
 
