@@ -8,6 +8,8 @@ from pathlib import Path
 import anyio
 import pytest
 
+from creche.supervisor import Http
+from creche.supervisor.project import load
 from needs import needs
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -22,6 +24,16 @@ BLOCKS = [
 
 def test_there_are_programs() -> None:
     assert len(BLOCKS) >= 10
+
+
+def test_the_project_of_the_documents_is_one(tmp_path: Path) -> None:
+    text = (DOCS / "workers.md").read_text()
+    path = tmp_path / "creche.toml"
+    path.write_text(text.partition("```toml\n")[2].partition("```")[0])
+    (tmp_path / "web.env").write_text("NAME=value\n")
+    told = load(path)
+    assert [child.name for child in told.children] == ["db", "web"]
+    assert told.children[1].readiness == Http(8000, path="/health") and "web" in told.sockets
 
 
 @needs("userns")

@@ -455,6 +455,16 @@ def test_a_child_on_probation_that_does_not_become_ready_is_held_down_and_does_n
     assert play.feed(Again(("a",))) == ["+a"]
 
 
+def test_a_request_in_between_does_not_end_probation():
+    play = Play("a", ready=False)
+    play.feed(Add(play.children, play.groups))
+    play.feed(Ready("a"))
+    play.feed(Again(("a",), trial=True))
+    assert play.feed(Again(("a",))) == []
+    assert play.end("a") == ["+a"]
+    assert play.end("a") == [TrialFailed("a")]
+
+
 def test_probation_ends_with_being_ready():
     play = Play("a", intensity=Intensity(0, 5)).begin()
     play.feed(Again(("a",), trial=True))

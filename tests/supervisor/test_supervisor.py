@@ -380,7 +380,7 @@ async def test_signals_stop_everything_and_the_wait_returns(world):
 @pytest.mark.parametrize("state", ["starting", "ready", "waiting", "stopping", "empty"])
 async def test_it_stops_from_every_state(world, state):
     box = {"starting": {"slow": 3600}, "stopping": {"deaf": True}}.get(state, {})
-    child = world.child("a", box=box, shutdown=0.01, backoff=Backoff(first=3600))
+    child = world.child("a", box=box, shutdown=0.3, backoff=Backoff(first=3600))
     async with forever(*([] if state == "empty" else [child])) as sup:
         if state not in ("starting", "empty"):
             await sup.wait_ready()

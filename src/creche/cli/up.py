@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -95,7 +96,7 @@ async def _signals(sup, reload, *, task_status) -> None:  # type: ignore[no-unty
                 notify("STOPPING=1")
                 (sup.terminate if stops == 1 else sup.kill)()
                 continue
-            notify("RELOADING=1")
+            notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")  # for Type=notify-reload
             try:
                 await reload()
             except (CrecheError, OSError) as error:

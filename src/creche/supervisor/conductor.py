@@ -197,8 +197,8 @@ class Conductor:
                 self._start(name)
             case states.Stop(name):
                 life = self.slots[name].life
-                assert life is not None
-                life.stop()
+                if life is not None:  # else it has just ended by itself, and that news is on its way
+                    life.stop()
             case states.Wait(name, until, failures):
                 heapq.heappush(self._timers, until)
                 self.publish(events.ChildWaiting(child=name, seconds=until - now, failures=failures))
@@ -292,10 +292,13 @@ class Conductor:
             self._admission.leave(slot.ask)
             slot.ask = None
 
-    def running(self, names: tuple[str, ...]) -> bool:
-        """Whether any of these children still runs."""
+    def came_down(self, names: tuple[str, ...]) -> bool:
+        """Whether each of these children is down, or gone, or wanted up again by somebody else meanwhile."""
         children = (self.state.children.get(name) for name in names)
-        return any(child is not None and child.actual in states.RUNNING for child in children)
+        return not any(
+            child is not None and child.wanted is Wanted.DOWN and child.actual in states.RUNNING
+            for child in children
+        )
 
     def settled(self, name: str) -> bool:
         """Whether a child is where it is wanted."""

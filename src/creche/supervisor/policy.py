@@ -228,17 +228,18 @@ class _Draft:
         else:
             self.put(evolve(child, actual=Actual.DOWN, bounce=False))
 
-    def again(self, names: Iterable[str], trial: bool) -> None:
+    def again(self, names: Iterable[str], trial: bool | None) -> None:
         if self.ending:
             return
         batch = self.new_batch()
         for child in self.known(names):
             if child.forget:
                 continue
+            child = evolve(child, wanted=Wanted.UP, trial=child.trial if trial is None else trial)
             if child.actual in RUNNING:
-                self.put(evolve(child, wanted=Wanted.UP, bounce=True, batch=batch, trial=trial, due=None))
+                self.put(evolve(child, bounce=True, batch=batch, due=None))
             else:
-                self.put(evolve(_fresh(child, batch), wanted=Wanted.UP, trial=trial))
+                self.put(_fresh(child, batch))
 
     def shut_down(self) -> None:
         self.changed["ending"] = True

@@ -98,19 +98,36 @@ class Reload:
             return None
         conductor.post(states.Again(wanted, trial=trial))
 
+        def fell(name: str) -> bool:
+            # Its probation ended in some other way (stopped and started by somebody), and it does not get ready.
+            child = conductor.state.children[name]
+            return (
+                conductor.slots[name].lives > lives[name] + 1
+                and not child.trial
+                and not conductor.settled(name)
+            )
+
         def settled() -> bool:
             return all(
                 name not in conductor.slots
                 or name in conductor.failed_trials
                 or (conductor.settled(name) and conductor.slots[name].lives > lives[name])
                 or conductor.state.children[name].wanted is states.Wanted.DOWN
+                or fell(name)
                 for name in wanted
             )
 
         await conductor.until(settled)
         if conductor.state.ending:
             raise CrecheError(f"the supervisor {conductor.name!r} is ending, in the middle of a reload")
-        return next((name for name in wanted if name in conductor.failed_trials), None)
+        return next(
+            (
+                name
+                for name in wanted
+                if name in conductor.failed_trials or (name in conductor.slots and fell(name))
+            ),
+            None,
+        )
 
     async def _put_back(self, touched: Sequence[str]) -> None:
         """As it was: the old specs of all that were touched, one batch at a time as well, and none of the new ones."""

@@ -177,10 +177,13 @@ class Down:
 
 @frozen
 class Again:
-    """Children to stop and start anew on request, which does not count as a restart."""
+    """Children to stop and start anew on request, which does not count as a restart.
+
+    `trial` puts them on probation, or ends it; None leaves that as it is.
+    """
 
     names: tuple[str, ...]
-    trial: bool = False
+    trial: bool | None = None
 
 
 @frozen

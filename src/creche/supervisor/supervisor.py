@@ -324,7 +324,7 @@ class Supervisor:
         conductor = self._conductor
         conductor.post(event)
         if not conductor.finished.is_set():
-            await conductor.until(lambda: conductor.idle and not conductor.running(names))
+            await conductor.until(lambda: conductor.idle and conductor.came_down(names))
 
     def _add_copies(self, spec: ChildSpec, names: tuple[str, ...]) -> tuple[str, ...]:
         conductor = self._conductor
