@@ -84,9 +84,7 @@ class Report:
         if not isinstance(end, Exit):
             return [self._names[number], "not started", "", "", "", ""]
         used = end.usage
-        # Without a cgroup a command's own figures come with its end, and who is killed with its container sends none.
-        measured = used.scope == "container" or end.reason in (Reason.EXITED, Reason.SIGNALED)
-        figures = [clock(used.cpu), size(used.memory_peak)] if measured else ["-", "-"]
+        figures = [clock(used.cpu) if used.memory_peak is not None else "-", size(used.memory_peak)]
         return [self._names[number], self._verdict(end), self._status(end), clock(used.wall), *figures]
 
     @staticmethod
