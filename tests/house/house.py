@@ -25,11 +25,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "plumbing",
         "files",
+        "trees",
         "commands",
         "limited",
         "place",
         "starting",
         "planning",
+        "inspecting",
         "communicate",
         "process",
         "container",
