@@ -6,6 +6,7 @@ import fcntl
 import os
 
 from .errors import SpawnError
+from .spawn import SHORT, exhausted
 from .spec.filesystem import Overlay
 from .spec.spec import Spec
 
@@ -28,7 +29,10 @@ def claim(spec: Spec) -> list[int]:
                 continue
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            except OSError:
+            except OSError as error:
+                if error.errno in SHORT:
+                    release(held)
+                    raise exhausted(error.errno) from None
                 continue
             held.append(fd)
             try:

@@ -10,6 +10,7 @@ import struct
 from .errors import UnsupportedError
 from .machine import Machine
 from .plan.ids import RANGE
+from .spawn import SHORT, exhausted
 
 __all__ = ["Reserved", "reserve"]
 
@@ -87,5 +88,7 @@ def _open() -> int:
             _path = f"{folder}/ids"  # looked at once: who could change it since is ourselves
             return fd
         except OSError as error:
+            if error.errno in SHORT:  # the next folder would be another place than that of those who hold ranges now
+                raise exhausted(error.errno) from None
             refused, _path = str(error), None
     raise UnsupportedError(f"a place for the locks of id ranges ({refused})", "make /run/creche, owned by root with mode 0700, or give an explicit uid_map")

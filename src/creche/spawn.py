@@ -14,7 +14,7 @@ from .plan.compile import CLONE, Plan
 from .wire.control import RUN_MAIN, RUN_PTY, Failure, failure_of
 from .wire.encode import encode, encode_known
 
-__all__ = ["Job", "exhausted", "reap"]
+__all__ = ["SHORT", "Job", "exhausted", "reap"]
 
 PARENT, SETUP, COMMAND = 0, 2, 3
 SPAWN_INIT, SPAWN_COPY, SPAWN_AMBIENT = 1, 2, 4
@@ -128,6 +128,9 @@ _EXHAUSTED = {
     e.ENOMEM: ("no memory", "free memory, or raise the memory limit of this service"),
     e.EACCES: ("the init could not be made", "vm.memfd_noexec=2 forbids to execute from memory: sysctl vm.memfd_noexec=1"),
 }
+
+
+SHORT = frozenset((12, 23, 24))  #: ENOMEM, ENFILE, EMFILE: another try may do
 
 
 def exhausted(errno: int) -> SpawnError:

@@ -1,0 +1,201 @@
+"""Several loops: in threads, one after the other, of both kinds; and containers that nobody closed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import threading
+import warnings
+from pathlib import Path
+
+import anyio
+import pytest
+import trio
+
+import creche
+from creche import Container, Reason, Spec
+from loop.helpers import BOUND, SLEEPER, below, shell, wait_for
+from needs import needs
+
+pytestmark = needs("native", "userns")
+
+KINDS = [("asyncio", {}), ("asyncio", {"use_uvloop": True}), ("trio", {})]
+
+
+async def some_work():
+    async with Container(Spec(SLEEPER)) as box:
+        for number in range(3):
+            assert (await box.run(["echo", str(number)])).stdout == b"%d\n" % number
+        box.kill()
+        assert (await box).reason is Reason.KILLED
+    assert (await creche.run(["cat"], input=b"x")).stdout == b"x"
+
+
+def run(kind, function=some_work):
+    anyio.run(function, backend=kind[0], backend_options=kind[1])
+
+
+def test_one_after_the_other():
+    for kind in [*KINDS, *reversed(KINDS)]:
+        run(kind)
+
+
+def test_without_anyio_around():
+    asyncio.run(some_work())
+    trio.run(some_work)
+
+
+def test_several_loops_at_once_in_threads_of_their_own():
+    errors = []
+
+    def guarded(kind):
+        try:
+            run(kind)
+        except BaseException as error:  # noqa: BLE001
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(kind,)) for kind in KINDS * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not errors and not any(thread.is_alive() for thread in threads)
+
+
+def test_the_end_of_a_thread_is_no_end_of_its_containers_makers():
+    """The thread that made a spawn's first step may end at once: nothing hangs on it (PR_SET_PDEATHSIG would)."""
+    boxes = []
+
+    async def main():
+        async with Container(Spec(SLEEPER)) as box:
+            boxes.append(box)
+            assert await anyio.to_thread.run_sync(lambda: box.exit) is None
+            await anyio.sleep(0.05)
+            assert box.exit is None
+
+    thread = threading.Thread(target=lambda: run(KINDS[0], main))
+    thread.start()
+    thread.join(BOUND)
+    assert boxes[0].exit.reason is Reason.KILLED
+
+
+@contextlib.contextmanager
+def collected_with_a_warning():
+    gc.collect()
+    mine = below(os.getpid())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+        gc.collect()
+    said = [str(item.message) for item in caught if item.category is ResourceWarning and "Container" in str(item.message)]
+    assert len(said) == 1 and "async with" in said[0]
+    wait_for(lambda: below(os.getpid()) <= mine, "the death of what was collected")
+
+
+@pytest.mark.parametrize("fields", [{}, {"init": False}, {"tty": True}])
+async def test_collected_without_closing_it_is_killed_with_a_warning(fields):
+    with collected_with_a_warning():
+        box = Container(Spec(SLEEPER, **fields))
+        await box.__aenter__()
+        del box
+
+
+async def test_collected_after_its_end():
+    with collected_with_a_warning():
+        box = Container(Spec(shell("echo x")))
+        await box.__aenter__()
+        await box.wait()
+        del box
+
+
+async def test_what_was_never_started_may_be_forgotten():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Container(Spec(SLEEPER))
+        gc.collect()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_collected_when_its_loop_is_gone(kind):
+    with collected_with_a_warning():
+        held = []
+
+        async def main():
+            box = Container(Spec(SLEEPER))
+            await box.__aenter__()
+            held.append(box)
+
+        run(kind, main)
+        held.clear()
+
+
+def test_ctrl_c_in_asyncio_run_leaves_nothing():
+    async def main():
+        async with Container(Spec(SLEEPER)):
+            os.kill(os.getpid(), 2)
+            await anyio.sleep(BOUND)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+
+
+async def test_the_loop_is_not_held_by_a_spawn():
+    """Its thread does the Python half alone: while children are made, others on the loop have their turns."""
+    turns = 0
+
+    async def other():
+        nonlocal turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(other)
+        await creche.run(["true"])
+        seen = turns
+        tasks.cancel_scope.cancel()
+    assert seen > 5
+
+
+@pytest.mark.slow
+async def test_fifty_containers_at_once():
+    await crowd(50)
+
+
+@pytest.mark.long
+async def test_two_hundred_containers_at_once():
+    await crowd(200)
+
+
+async def crowd(number):
+    boxes = []
+    async with anyio.create_task_group() as tasks:
+        everybody = anyio.Event()
+
+        async def one(index):
+            async with Container(Spec(["cat"])) as box:
+                boxes.append(box)
+                if len(boxes) == number:
+                    everybody.set()
+                await everybody.wait()
+                await box.stdin.send(b"%d" % index)
+                await box.stdin.aclose()
+                assert await box.stdout.receive() == b"%d" % index
+                assert (await box).ok
+
+        with anyio.fail_after(120):
+            for index in range(number):
+                tasks.start_soon(one, index)
+            await everybody.wait()
+            assert len({box.id for box in boxes}) == len({box.pid for box in boxes}) == number
+
+
+async def test_creche_keeps_few_threads_and_none_for_waiting():
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(10):
+            await stack.enter_async_context(Container(Spec(SLEEPER)))
+        names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+        assert 0 < sum(name.startswith("creche") for name in names) <= 8
+        assert sum(not name.startswith(("creche", "python", "pytest", "Trio", "libuv", "iou-")) for name in names) == 0, names
