@@ -139,6 +139,17 @@ def _sanitizers() -> str | None:
     return "a cc with -fsanitize=address,undefined (Debian's package libgcc-12-dev or newer)" if done.returncode else None
 
 
+@_need("libfuzzer")
+def _libfuzzer() -> str | None:
+    command = ["clang", "-fsanitize=fuzzer,address", "-x", "c", "-", "-o", "/dev/null"]
+    target = "int LLVMFuzzerTestOneInput(const char *data, long size) { return size && data ? 0 : 0; }"
+    try:
+        done = subprocess.run(command, input=target, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "clang (Debian's package clang)"
+    return "a clang with -fsanitize=fuzzer (Debian's package libclang-rt-14-dev)" if done.returncode else None
+
+
 @_need("x86_64")
 def _x86_64() -> str | None:
     return None if os.uname().machine == "x86_64" else "a machine with x86-64"

@@ -11,7 +11,7 @@
    counts; whatever is wrong ends it earlier. With PLANTED it has a fault of its own, to show that one is found. */
 
 static uint64_t state;
-static unsigned long calls, accepted, finished;
+static unsigned long calls;
 static void *mapped[64];
 static unsigned maps;
 
@@ -31,6 +31,7 @@ static void reads(const void *at, size_t size)
 	volatile unsigned char sum = 0;
 	for (size_t i = 0; i < size; i++)
 		sum += ((const unsigned char *)at)[i];
+	(void)sum;
 }
 
 static void reads_path(long at) { reads((const char *)at, strlen((const char *)at) + 1); }
@@ -143,6 +144,7 @@ long creche_record(long nr, long a, long b, long c, long d, long e, long f)
 	}
 }
 
+#ifndef LIBFUZZER
 /* A Plan in a block of its own: a right header, some Steps, some texts. */
 static unsigned char *plan(uint32_t *size)
 {
@@ -154,7 +156,7 @@ static unsigned char *plan(uint32_t *size)
 	struct creche_step *steps = (void *)(blob + sizeof header);
 	memcpy(blob, &header, sizeof header);
 	for (uint32_t i = 0; i < texts; i++)
-		blob[area + i] = (unsigned char)(below(5) ? "/a.b/"[below(5)] : below(3) ? 0 : below(256));
+		blob[area + i] = (unsigned char)(below(5) ? (uint64_t)"/a.b/"[below(5)] : below(3) ? 0 : below(256));
 	blob[*size - 1] = 0;
 	for (uint32_t i = 0; i < count; i++) {
 		struct creche_step *s = &steps[i];
@@ -185,6 +187,7 @@ static unsigned char *plan(uint32_t *size)
 		*size = (uint32_t)below(*size + 1); /* cut short: the block is then longer than what is told, and that is too long */
 	return blob;
 }
+#endif
 
 static void packets(void)
 {
@@ -201,10 +204,69 @@ static void packets(void)
 		abort();
 }
 
+#ifdef LIBFUZZER
+/* For libFuzzer: the first byte says whether what follows is a Plan as it is, or Steps and texts to make a well-formed one
+   of (so many Steps), whose texts lie inside the text area. */
+static void put_right(unsigned char *blob, uint32_t size, uint32_t count)
+{
+	uint32_t area = (uint32_t)(sizeof(struct creche_header) + count * sizeof(struct creche_step)), texts = size - area;
+	struct creche_header header = { CRECHE_MAGIC, CRECHE_ABI, size, count, area, 0 };
+	struct creche_step *steps = (void *)(blob + sizeof header);
+	memcpy(blob, &header, sizeof header);
+	blob[size - 1] = 0;
+	for (uint32_t i = 0; i < count; i++) {
+		uint32_t *text[3] = { &steps[i].text, &steps[i].text2, &steps[i].text3 };
+		steps[i].op %= CRECHE_OP_COUNT;
+		steps[i].slot = steps[i].slot % 4 ? steps[i].slot % 32 : CRECHE_SLOT_NONE;
+		steps[i].slot2 = steps[i].slot2 % 4 ? steps[i].slot2 % 32 : CRECHE_SLOT_NONE;
+		for (int t = 0; t < 3; t++) {
+			text[t][0] = area + text[t][0] % texts;
+			/* up to the first NUL, or to a later one: what follows may be another string of it */
+			uint32_t end = text[t][0] + text[t][1] % (size - text[t][0]);
+			while (blob[end])
+				end++;
+			text[t][1] = end - text[t][0];
+		}
+	}
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	static int slots[CRECHE_SLOTS];
+	int marked = 0;
+	struct creche_failure failure = { 0 };
+	struct ctx c = { .slots = slots, .failure = &failure, .report_fd = size & 1 ? 7 : -1, .pidfd_child = 5, .pid_child = 1234,
+		.marked = &marked };
+	uint32_t count = size ? data[0] % 16 : 0;
+	size_t least = sizeof(struct creche_header) + count * sizeof(struct creche_step) + 1;
+	unsigned char *blob;
+
+	if (!size || (count && size - 1 < least))
+		return -1;
+	blob = malloc(size - 1 + (size == 1));
+	memcpy(blob, data + 1, size - 1);
+	if (count)
+		put_right(blob, (uint32_t)size - 1, count);
+	state = 0x9e3779b97f4a7c15ull;
+	for (size_t i = 0; i < size; i++)
+		state = (state ^ data[i]) * 0x100000001b3ull + 1;
+	for (unsigned slot = 0; slot < CRECHE_SLOTS; slot++)
+		slots[slot] = slot % 5 ? 100 + (int)slot : -1;
+	calls = 0;
+	if (interp_open(&c, blob, (uint32_t)size - 1) == 0 && interp_run(&c) < 0 &&
+	    (failure.index >= c.count || failure.error <= 0 || failure.text_size > CRECHE_TEXT))
+		abort();
+	packets();
+	free(blob);
+	while (maps)
+		free(mapped[--maps]);
+	return 0;
+}
+#else
 int main(int argc, char **argv)
 {
 	static int slots[CRECHE_SLOTS], marked;
-	unsigned long count = argc > 2 ? strtoul(argv[2], 0, 10) : 1000;
+	unsigned long accepted = 0, finished = 0, count = argc > 2 ? strtoul(argv[2], 0, 10) : 1000;
 	state = (argc > 1 ? strtoull(argv[1], 0, 10) : 1) * 0x9e3779b97f4a7c15ull + 1;
 	for (unsigned long i = 0; i < count; i++) {
 		struct creche_failure failure = { 0 };
@@ -237,3 +299,4 @@ int main(int argc, char **argv)
 	printf("%lu plans, %lu well-formed, %lu run to their end\n", count, accepted, finished);
 	return 0;
 }
+#endif

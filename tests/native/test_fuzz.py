@@ -2,64 +2,65 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
+from native.harness import INTERPRETER, build, play
+from plan.examples import EXAMPLES, plan
 
+from creche.wire.encode import HEADER, encode
 from needs import needs
 
-HERE = Path(__file__).parent
-NATIVE = HERE.parent.parent / "native"
-SOURCES = ["interp.c", "step_fs.c", "step_place.c", "step_id.c", "step_fd.c", "step_sec.c", "message.c"]
-SANITIZED = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g", "-O1", "-DCRECHE_RECORD"]
-
-pytestmark = needs("cc", "sanitizers")
+pytestmark = [needs("cc", "sanitizers"), pytest.mark.slow]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("fuzz")
-
-
-def build(folder: Path, *options: str) -> Path:
-    program = folder / f"fuzz{len(options)}"
-    sources = [HERE / "fuzz.c", *(NATIVE / name for name in SOURCES)]
-    command = ["cc", "-std=gnu11", *SANITIZED, *options, "-I", NATIVE, "-o", program, *sources]
-    subprocess.run(command, check=True)
-    return program
-
-
-def run(program: Path, seed: int, count: int) -> subprocess.CompletedProcess[str]:
-    environment = {"ASAN_OPTIONS": "detect_leaks=0", "PATH": os.environ["PATH"]}
-    return subprocess.run(
-        [program, str(seed), str(count)], env=environment, capture_output=True, text=True, check=False
-    )
-
-
-@pytest.mark.slow
-def test_no_plan_makes_the_interpreter_touch_what_is_not_its_own(folder: Path) -> None:
-    program = build(folder)
+def test_no_plan_makes_the_interpreter_touch_what_is_not_its_own(tmp_path: Path) -> None:
+    program = build(tmp_path, "fuzz", INTERPRETER)
     for seed in range(1, 4):
-        done = run(program, seed, 20_000)
+        done = play(program, seed, 20_000)
         assert done.returncode == 0, f"seed {seed}: {done.stderr[-4000:]}"
         plans, right, finished = map(int, re.findall(r"\d+", done.stdout))
         assert plans == 20_000
         assert right > plans // 4 and finished > plans // 200, "the Plans are too wrong to test anything"
 
 
-@pytest.mark.slow
-def test_a_fault_would_be_found(folder: Path) -> None:
-    done = run(build(folder, "-DPLANTED"), 1, 100)
+def test_a_fault_would_be_found(tmp_path: Path) -> None:
+    done = play(build(tmp_path, "fuzz", INTERPRETER, "-DPLANTED"), 1, 100)
     assert done.returncode != 0
     assert "heap-buffer-overflow" in done.stderr
 
 
 @pytest.mark.long
-def test_many_more_plans(folder: Path) -> None:
-    program = build(folder, "-O2", "-DNDEBUG")
+def test_many_more_plans(tmp_path: Path) -> None:
+    program = build(tmp_path, "fuzz", INTERPRETER, "-O2", "-DNDEBUG")
     for seed in range(100, 160):
-        done = run(program, seed, 500_000)
+        done = play(program, seed, 500_000)
         assert done.returncode == 0, f"seed {seed}: {done.stderr[-4000:]}"
+
+
+def guided(folder: Path, seconds: int) -> str:
+    """What libFuzzer says after so many seconds, begun with the Plans of real Specs, as they are and as Steps to put right."""
+    program = build(folder, "fuzz", INTERPRETER, "-DLIBFUZZER", compiler="clang", sanitize="fuzzer,address,undefined")
+    seeds = folder / "seeds"
+    seeds.mkdir()
+    for name, example in EXAMPLES.items():
+        compiled = plan(*example)
+        for part in ("parent", "setup", "command"):
+            steps = getattr(compiled, part)
+            (seeds / f"{name}-{part}").write_bytes(b"\0" + encode(steps))
+            for first in range(0, len(steps), 12):
+                some = encode(steps[first : first + 12])
+                count = HEADER.unpack_from(some)[3]
+                (seeds / f"{name}-{part}-{first}").write_bytes(bytes([count]) + some)
+    done = play(program, f"-max_total_time={seconds}", "-timeout=10", "-max_len=32768", "-print_final_stats=1", f"-artifact_prefix={folder}/", seeds)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stderr
+
+
+@needs("libfuzzer")
+@pytest.mark.parametrize("seconds", [10, pytest.param(60, marks=pytest.mark.long)])
+def test_plans_that_look_for_new_paths_find_no_fault(tmp_path: Path, seconds: int) -> None:
+    said = guided(tmp_path, seconds)
+    runs = re.search(r"stat::number_of_executed_units:\s+(\d+)", said)
+    assert runs and int(runs[1]) > 1000, said[-2000:]
