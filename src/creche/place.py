@@ -23,6 +23,7 @@ from .wire import control
 from .wire.failure import error_of
 
 if TYPE_CHECKING:
+    from .auditing import Finding
     from .channel import Channel
     from .container import Container
     from .machine import Machine
@@ -189,6 +190,22 @@ class Place:
         from .files import get
 
         return await get(self._open_file, os.fspath(path), max_bytes)
+
+    async def audit(self, process: Process | None = None) -> tuple[Finding, ...]:
+        """What it promises beside what the kernel says of a command in it now: of `process`, or of the main one.
+
+        Read from the host's /proc, so no program inside has a say. Raises CrecheError where nothing runs to be looked at.
+        """
+        from .auditing import audit, facts_of
+
+        looked_at = process or self._processes.get(1)
+        pid = looked_at.pid if looked_at is not None and looked_at.exit is None else 0
+        if not pid:
+            raise CrecheError("nothing runs that could be audited: give a main command, or a process that `open` gave")
+        found = audit(self.spec, facts_of(pid))
+        if looked_at is None or looked_at.exit is not None:
+            raise CrecheError("the command ended while it was audited")  # its number may be another's by now
+        return found
 
     def resize(self, rows: int, columns: int) -> None:
         """Give the main command's terminal another size; it gets SIGWINCH."""

@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "starting",
         "planning",
         "inspecting",
+        "auditing",
         "communicate",
         "process",
         "container",
