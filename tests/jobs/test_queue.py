@@ -106,6 +106,25 @@ async def test_map_gives_results_in_the_order_of_its_commands(path, runner):
     assert said == [str(number).encode() for number in range(50)]
 
 
+async def test_many_wait_for_one_job_and_each_for_his_own(path, runner):
+    async with JobQueue(path, workers=2, runner=runner) as queue, anyio.create_task_group() as tasks:
+        gate = await queue.submit(["wait", "a"])
+        jobs = [await queue.submit(["echo", str(n)], after=[gate]) for n in range(20)]
+        got = []
+
+        async def wait(job):
+            got.append((await job.result()).id)
+
+        for job in (*jobs, *jobs, gate, gate, gate):
+            tasks.start_soon(wait, job)
+        await anyio.sleep(0.01)
+        runner.gate("a").set()
+        with anyio.fail_after(10):
+            while len(got) < 43:
+                await anyio.sleep(0.001)
+        assert queue._waiting == {}
+
+
 async def test_a_failure_is_a_result_and_check_raises(path, runner):
     async with JobQueue(path, workers=1, runner=runner) as queue:
         result = await (await queue.submit(["exit", "3"])).result()

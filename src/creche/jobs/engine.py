@@ -45,7 +45,7 @@ class Host(Protocol):
 
     def per_key(self, key: str) -> int | None: ...
     def payload(self, row: sqlite3.Row) -> Payload: ...
-    def changed(self) -> None: ...
+    def changed(self, finished: list[int]) -> None: ...
     def forgotten(self, number: int) -> None: ...
 
 
@@ -80,6 +80,8 @@ class Engine:
     store: Store
     owner: Owner
     folder: Folder
+    seen: int
+    """The number of the last finished job that was told."""
     tries: dict[int, Try] = field(factory=dict, init=False)
     _running: Counter[str] = field(factory=Counter, init=False)
     _cancelled: set[int] = field(factory=set, init=False)
@@ -91,6 +93,7 @@ class Engine:
     _due: float | None = field(default=None, init=False)
     _served: dict[str, int] = field(factory=dict, init=False)
     _turns: int = field(default=0, init=False)
+    _finished: tuple[list[int], int] = field(default=([], 0), init=False)
     _wake: anyio.Event = field(factory=anyio.Event, init=False)
 
     def news(self, *keys: str) -> None:
@@ -133,6 +136,8 @@ class Engine:
             room = room.less(work.candidate)
         for ended in done:
             room = room.less(ended.work.candidate, -1)
+        if any(ended.left for ended in done):
+            room = evolve(room, jobs=0)  # we are being left, and may just not have noticed yet
         try:
             with anyio.CancelScope(shield=True):
                 claimed = await self.store.do(partial(self._statements, done=done, stale=stale, room=room))
@@ -159,7 +164,12 @@ class Engine:
             else:
                 self._done.append(Done(work, error=unreadable))
                 self._wake.set()
-        self.host.changed()
+        self._tell()
+
+    def _tell(self) -> None:
+        """What has been committed is told; what was undone never gets here."""
+        finished, self.seen = self._finished
+        self.host.changed(finished)
 
     def _payload(self, row: sqlite3.Row) -> tuple[Payload, Exception | None]:
         """A job's payload; where it can't be read (another version of creche wrote it), why not."""
@@ -197,12 +207,12 @@ class Engine:
             nothing = evolve(self.host.room, jobs=0)
             try:
                 await self.store.do(partial(self._statements, done=done, stale=set(), room=nothing))
+                self._tell()
             except FileError as error:
                 _log.error("what ran when the queue was left could not be written: %s", error)
         for work in self.tries.values():
             self._running[work.candidate.key] -= 1
         self.tries.clear()
-        self.host.changed()
 
     # -- in the store's thread, inside a transaction -----------------------------------------------------------------
 
@@ -219,6 +229,7 @@ class Engine:
             stale |= self._look_around(conn, now)
         for key in stale:
             self._queued.pop(key, None)
+        self._finished = (schema.finished_ids(conn, self.seen), schema.last(conn))
         if done and self.host.keep is not None:
             self.forget(conn, schema.last(conn) - self.host.keep)
         if room.jobs <= 0:

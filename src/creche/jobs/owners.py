@@ -12,6 +12,14 @@ from pathlib import Path
 from attrs import define, field
 
 
+def _is_at(path: Path, fd: int) -> bool:
+    """Whether this name still is that of this open file."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
 @define
 class Owner:
     """One queue object that runs jobs. Other ones on the same file see by its lock at once that it died.
@@ -30,9 +38,14 @@ class Owner:
         """Take the lock. Nothing for a queue in memory."""
         if self.folder is not None:
             self.folder.mkdir(mode=0o700, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._fd = os.open(self.folder / self.id, flags, 0o600)
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path = self.folder / self.id
+            while self._fd < 0:
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                if _is_at(path, fd):
+                    self._fd = fd
+                else:  # another one swept it up before it was locked
+                    os.close(fd)
 
     def renew(self, conn: sqlite3.Connection, now: float) -> None:
         """For another `lease` seconds."""
@@ -41,6 +54,12 @@ class Owner:
     def dead(self, conn: sqlite3.Connection, now: float) -> list[str]:
         """The owners that are no more, or let their lease run out."""
         rows = conn.execute("SELECT id, until FROM owners WHERE id != ?", (self.id,)).fetchall()
+        if self.folder is not None:
+            # One that was killed between its lock and its lease left a file and no row.
+            for name in (
+                {path.name for path in self.folder.iterdir()} - {row["id"] for row in rows} - {self.id}
+            ):
+                self._is_free(name)
         return [row["id"] for row in rows if row["until"] < now or self._is_free(row["id"])]
 
     def _is_free(self, other: str) -> bool:

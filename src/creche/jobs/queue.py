@@ -115,6 +115,7 @@ class JobQueue:
         self._owner = Owner(beside(".owners"), lease)
         self._store = Store(self.path, synchronous)
         self._objects: dict[int, Payload] = {}
+        self._waiting: dict[int, anyio.Event] = {}
         self._used = False
         self._open = False
         self._began = 0
@@ -130,7 +131,7 @@ class JobQueue:
             self._owner.lock()
             self._began = await self._store.do(self._begin)
             self._changed = anyio.Event()
-            self._engine = Engine(self, self._store, self._owner, self._folder)
+            self._engine = Engine(self, self._store, self._owner, self._folder, self._began)
             self._tasks = anyio.create_task_group()
             await self._tasks.__aenter__()
             with anyio.CancelScope(shield=True):
@@ -157,7 +158,7 @@ class JobQueue:
                 )
                 await self._store.close()
             self._owner.unlock()
-            self.changed()
+            self.changed(tuple(self._waiting))
 
     def _begin(self, conn: sqlite3.Connection) -> int:
         self._owner.renew(conn, self.clock())
@@ -289,15 +290,19 @@ class JobQueue:
         """Wait until a job is finished. CrecheError where there is none with this number, or the queue is left first."""
         while True:
             self._alive()
-            changed = self._changed
+            # Known before it is looked up, or what finishes in between would be missed.
+            news = self._waiting.setdefault(number, anyio.Event())
             row = await self._read(
                 lambda conn: conn.execute("SELECT * FROM jobs WHERE id = ?", (number,)).fetchone()
             )
+            if row is None or row["state"] == JobState.FINISHED:
+                self._waiting.pop(number, news)
+                news.set()  # for others who wait for the same one
             if row is None:
                 raise CrecheError(f"there is no job {number} (finished ones may have been forgotten)")
             if row["state"] == JobState.FINISHED:
                 return self._result(row)
-            await changed.wait()
+            await news.wait()
 
     async def cancel(self, number: int) -> bool:
         """Cancel a job: out of the queue, or ended if it runs here. False where it is finished, or runs elsewhere."""
@@ -307,7 +312,7 @@ class JobQueue:
             raise CrecheError(f"there is no job {number}")
         if state is JobState.RUNNING:
             return self._engine.cancel(number)
-        self.changed()
+        self._engine.news()
         return state is not JobState.FINISHED
 
     async def progress(self) -> Progress:
@@ -359,7 +364,10 @@ class JobQueue:
         """A job is kept no more."""
         self._objects.pop(number, None)
 
-    def changed(self) -> None:
-        """Whoever waits for a result looks again."""
+    def changed(self, finished: Iterable[int] = ()) -> None:
+        """Whoever waits for these jobs, or for any, looks again."""
+        for number in finished:
+            if (event := self._waiting.pop(number, None)) is not None:
+                event.set()
         changed, self._changed = self._changed, anyio.Event()
         changed.set()

@@ -244,6 +244,12 @@ def finished(conn: sqlite3.Connection, since: int, limit: int) -> list[Row]:
     ).fetchall()
 
 
+def finished_ids(conn: sqlite3.Connection, since: int) -> list[int]:
+    """The jobs that finished after the `since`th, in order."""
+    rows = conn.execute("SELECT id FROM jobs WHERE state = 3 AND seq > ? ORDER BY seq", (since,))
+    return [row["id"] for row in rows.fetchall()]
+
+
 def last(conn: sqlite3.Connection) -> int:
     """The number of the last finished job."""
     (seq,) = conn.execute("SELECT value FROM meta WHERE name = 'seq'").fetchone()
