@@ -351,6 +351,10 @@ class Container(Starting, Place, Limited):
                 await self._gone()
         hangs = self._pidfd >= 0 and not self._reaped
         self._release()
+        if self._scratch is not None and os.path.lexists(self._scratch):
+            from .remove import remove_tree  # what the container's other users left
+
+            await remove_tree(self._scratch)
         if self._group is not None:
             group, self._group = self._group, None
             await group.aremove()
@@ -378,9 +382,9 @@ class Container(Starting, Place, Limited):
             self._range.close()
         claims.release(self._claims, ours=os.getpid() == self._owner)
         if self._scratch is not None and os.getpid() == self._owner:
-            import shutil  # only for those before Linux 6.6
+            from . import scratch  # only before Linux 6.6
 
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            scratch.remove(self._scratch)
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
         if getattr(self, "_state", State.NEW) in (State.NEW, State.CLOSED):

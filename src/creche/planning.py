@@ -13,7 +13,7 @@ from .spec.spec import Spec
 
 __all__ = ["plan_of"]
 
-SCRATCH = "/tmp/creche-upper-…"
+SCRATCH = "/var/tmp/creche-upper-…"
 
 
 def plan_of(spec: Spec) -> Plan:

@@ -72,12 +72,10 @@ class Starting:
         self._claims = claims.claim(spec)
         if wants_range(spec, machine):
             self._range = ranges.reserve(machine)
-        if needs_scratch(spec, machine):
-            import tempfile  # only before Linux 6.6
+        if uppers := needs_scratch(spec, machine):
+            from . import scratch  # only before Linux 6.6
 
-            self._scratch = tempfile.mkdtemp(prefix="creche-upper-")
-            for name in ("upper", "work"):
-                os.mkdir(f"{self._scratch}/{name}")
+            self._scratch = scratch.make(uppers)
         cgroup_fds: list[int] = []
         if spec.limits:
             self._group = await commands.make_group(self.id, spec.limits)

@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("_native",),  # the list of Steps is written in C: the codecs ask it
     ("wire",),
     ("cgroups",),
-    ("ranges", "claims", "spawn"),
+    ("ranges", "claims", "scratch", "spawn"),
     ("streams", "watch", "channel"),
     ("lifecycle",),
     (

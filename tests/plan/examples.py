@@ -38,7 +38,7 @@ def plan(spec: Spec, machine: Machine, host: HostListing = HOST) -> Plan:
     """The Plan as a start would compile it."""
     ranged = wants_range(spec, machine)
     context = Context(
-        view=host, base=0x7000_0000 if ranged else None, scratch="/tmp/creche-upper-x" if needs_scratch(spec, machine) else None,
+        view=host, base=0x7000_0000 if ranged else None, scratch="/var/tmp/creche-upper-x" if needs_scratch(spec, machine) else None,
         caller={"TOKEN": "s3cret"}, held=ranged,
     )  # fmt: skip
     return compile(spec, machine, context)

@@ -14,7 +14,7 @@ import anyio
 import creche
 
 ROOT = os.geteuid() == 0
-APPLETS = ["sh", "ls", "cat", "echo", "id", "mkdir", "rm", "touch", "chmod", "stat", "mount", "umount", "readlink", "ln", "head", "wc", "dd", "true", "false", "sleep", "ps", "kill", "env", "tr", "sort", "find", "cp", "mv"]
+APPLETS = ["sh", "ls", "cat", "echo", "id", "mkdir", "rm", "touch", "chmod", "chown", "stat", "mount", "umount", "readlink", "ln", "head", "wc", "dd", "true", "false", "sleep", "ps", "kill", "env", "tr", "sort", "find", "cp", "mv"]
 
 
 def run(command: Any, **fields: Any) -> creche.Result:

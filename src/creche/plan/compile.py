@@ -67,11 +67,11 @@ class Plan:
         return "user" in self.new or any(name == "user" for name, _ in self.joins)
 
 
-def needs_scratch(spec: Spec, machine: Machine) -> bool:
-    """Whether a throw-away upper layer must lie on disk: in a user namespace before Linux 6.6."""
+def needs_scratch(spec: Spec, machine: Machine) -> int:
+    """How many throw-away upper layers must lie on disk: all of them, in a user namespace before Linux 6.6."""
     if machine.tmpfs_user_xattr or spec.namespaces.user is False:
-        return False
-    return any(isinstance(layer, Overlay) and layer.upper is None for layer in (spec.rootfs, *spec.mounts))
+        return 0
+    return sum(isinstance(layer, Overlay) and layer.upper is None for layer in (spec.rootfs, *spec.mounts))
 
 
 def account_of(spec: Spec, machine: Machine, who: Identity) -> Account | None:

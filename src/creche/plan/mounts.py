@@ -62,7 +62,7 @@ class Mounts:
         self.build: list[st.Step] = []
         self.late: list[st.Step] = []
         self._stage: int | None = None
-        self._staged = 0
+        self._staged = self._scratches = 0
         self._procs: list[str] = []  # where a proc is mounted; st.PROC is the last of them
         self._wanted = self._idmapped_count()
         self._first = first
@@ -88,7 +88,7 @@ class Mounts:
                 if isinstance(layer, Directory):
                     count += 1
                 elif isinstance(layer, Overlay):
-                    count += len(layer.lower) + (1 if layer.upper is not None else 0)
+                    count += len(layer.lower) + (1 if layer.upper is not None or not self.machine.tmpfs_user_xattr else 0)
         return count
 
     def _idmaps(self, bind: Bind) -> bool:
@@ -174,10 +174,11 @@ class Mounts:
                 return lowers, *self._below(fresh, "upper", "work", blame)
             if self.scratch is None:
                 raise UnsupportedError("a throw-away upper layer: tmpfs has no user xattrs before Linux 6.6", "give Overlay an upper and a work")
-            upper, work = f"{self.scratch}/upper", f"{self.scratch}/work"
+            upper, work = f"{self.scratch}/{self._scratches}/upper", f"{self.scratch}/{self._scratches}/work"
+            self._scratches += 1
         else:
             upper, work = overlay.upper, overlay.work
-        if self.who.idmaps and overlay.upper is not None:
+        if self.who.idmaps:
             pair_of = [os.path.normpath(path) for path in (upper, work)]
             if len({path.startswith("/") for path in pair_of}) == 2:
                 raise SpecError(f"{blame}.work", work, "give upper and work both as absolute paths")
@@ -395,6 +396,8 @@ class Mounts:
 
     def _copy_up(self, mount: Tmpfs, size: int, blame: str) -> None:
         """A copy that costs nothing until it is written to: the tmpfs as the upper layer over what the root has there."""
+        if self.userns and not self.machine.tmpfs_user_xattr:
+            raise UnsupportedError("Tmpfs(copy_up=True): tmpfs has no user xattrs before Linux 6.6", "mount an Overlay with an upper and a work there, or the files one by one")
         lower = self._slot()
         self.build.append(st.Open(slot=lower, text=mount.target, flags=st.DIRECTORY | st.INSIDE, blame=f"{blame}.target"))
         fresh = self._tmpfs(size, 0o755, blame, inodes=mount.inodes)
