@@ -7,13 +7,14 @@ import errno
 import os
 import signal
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import anyio
 import attrs
 
-from . import commands
-from .errors import CrecheError
+from . import commands, files, trees
+from .errors import CrecheError, SpecError
+from .files import Inside
 from .lifecycle import State
 from .plumbing import Plumbing
 from .process import Process
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from .streams import ReceiveStream
 
 __all__ = ["Place"]
+
+LONGEST_PATH = 4096  # bytes, PATH_MAX: limits.h
 
 
 class Place:
@@ -150,14 +153,22 @@ class Place:
         except OSError as error:  # no descriptor for a large Plan, or too many on their way: unix(7)
             raise exhausted(error.errno or 0) from None
 
-    async def _open_file(self, path: str, flags: int, mode: int = 0) -> int:
-        """Open a file by way of the init, resolved inside the container's root; OSError where that can't be."""
+    async def _ask_file(self, path: str, flags: int = 0, mode: int = 0, *, verb: int = control.FILE_OPEN, base: int = -1, more: str | None = None) -> int:
+        """Have the init open (or make, remove, …) a file, resolved inside the container's root, or one name in the directory `base`.
+
+        OSError where that can't be; else the descriptor, or 0 where there is none to give.
+        """
         if self._state not in (State.RUNNING, State.STARTING) or self._channel is None or not self.spec.has_init:
-            raise CrecheError(f"the container's files can't be reached: {self._state.value}")
+            raise CrecheError(f"the container's files can't be reached: {self._state.value if self.spec.has_init else 'it has no init of ours'}")
+        blob = os.fsencode(path)
+        if len(blob) >= LONGEST_PATH or b"\0" in blob:
+            raise OSError(*((errno.EINVAL, "a NUL in a path") if b"\0" in blob else (errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))))
+        if more is not None:
+            blob += b"\0" + os.fsencode(more)
         ident, self._next = self._next, self._next + 1
         self._asked.add(ident)
         try:
-            await self._send(control.OPEN_FILE, ident, number=flags, a=mode, blob=os.fsencode(path))
+            await self._send(control.OPEN_FILE, ident, number=flags, a=mode, b=verb, blob=blob, fds=[base] if base >= 0 else [])
             await self._channel.until(lambda: ident in self._answers)
         except BaseException:
             self._asked.discard(ident)  # what is answered later is closed
@@ -165,31 +176,87 @@ class Place:
                 os.close(fd)
             raise
         if ident not in self._answers:
-            raise CrecheError("the container ended before its file could be opened")
+            raise CrecheError("the container ended before its file could be reached")
         status, fds = self._answers.pop(ident)
-        if status < 0 or not fds:
+        if status < 0 or (verb == control.FILE_OPEN and not fds):
             number = -status or errno.EMFILE  # opened, and we had no number left for it
             raise OSError(number, os.strerror(number), path)
-        return fds[0]
+        return fds[0] if fds else 0
 
     async def _read(self, path: str, limit: int) -> bytes:
-        fd = await self._open_file(path, os.O_RDONLY)
+        fd = await self._ask_file(path, os.O_RDONLY)
         try:
             return commands.read_regular(fd, path, limit)
         finally:
             os.close(fd)
 
-    async def put(self, path: str | os.PathLike[str], content: bytes | str | os.PathLike[str], *, mode: int = 0o644) -> None:
-        """Write a file inside: `content` is bytes, or the path of a file of the host. Raises FileError."""
-        from .files import put
+    async def _inside(self) -> Inside:
+        """Its files; what is made there belongs to the user of its Spec, where that is not the init's own."""
+        if self.spec.user is None or self._plan is None or self._machine is None:
+            return Inside(self._ask_file)
+        account = commands.account(self.spec, self._machine, self._plan) or await commands.look_up(self.spec, self._plan, self._read)
+        owner = account.uid, account.gid
+        return Inside(self._ask_file, None if owner == (self._plan.who.uid, self._plan.who.gid) else owner)
 
-        await put(self._open_file, os.fspath(path), content, mode)
+    async def put(
+        self, path: str | os.PathLike[str], content: bytes | str | os.PathLike[str], *, mode: int | None = None, parents: bool = False,
+    ) -> None:  # fmt: skip
+        """Write a file inside: `content` is bytes, or the path of a file or a directory of the host. Raises FileError.
 
-    async def get(self, path: str | os.PathLike[str], *, max_bytes: int = 64 << 20) -> bytes:
-        """The bytes of a regular file inside, `max_bytes` at most. Raises FileError."""
-        from .files import get
+        `mode` is the file's, 0o644 unless given; what is below a directory keeps its own, without setuid bits, and its links are
+        copied, never followed. Directories that `path` lacks are made with `parents`. Files that are there are overwritten.
+        What is made belongs to the user of the Spec.
+        """
+        inside, where = await self._inside(), os.fspath(path)
+        if not isinstance(content, (bytes, bytearray, memoryview)) and os.path.isdir(content):
+            if mode is not None:
+                raise SpecError("mode", mode, "the files of a directory keep theirs")
+            await trees.put_tree(inside, where, os.fsdecode(content), parents)
+        else:
+            await files.put(inside, where, content, 0o644 if mode is None else mode, parents)
 
-        return await get(self._open_file, os.fspath(path), max_bytes)
+    @overload
+    async def get(self, path: str | os.PathLike[str], *, max_bytes: int = ...) -> bytes: ...
+    @overload
+    async def get(self, path: str | os.PathLike[str], *, to: str | os.PathLike[str], max_bytes: int = ..., max_files: int = ...) -> list[str]: ...
+    async def get(
+        self, path: str | os.PathLike[str], *, to: str | os.PathLike[str] | None = None, max_bytes: int = 64 << 20, max_files: int = 10_000,
+    ) -> bytes | list[str]:  # fmt: skip
+        """The bytes of a regular file inside, `max_bytes` at most; or copy it, or a whole directory, to `to` on the host.
+
+        `to` may be a directory that exists, but nothing there is overwritten. The copies are the caller's, and nobody else's to
+        write. Returns what was left out, being neither file nor directory: links, FIFOs, sockets and devices, as paths below `path`.
+
+        Raises FileError; with EFBIG beyond `max_bytes` in all, or `max_files` (names of any kind). What was copied until then stays.
+        """
+        if to is None:
+            return await files.get(Inside(self._ask_file), os.fspath(path), max_bytes)
+        return await trees.get_tree(Inside(self._ask_file), os.fspath(path), os.fsdecode(to), max_bytes, max_files)
+
+    @overload
+    def open_file(self, path: str | os.PathLike[str], mode: Literal["rb"] = ..., *, max_bytes: int | None = ...) -> contextlib.AbstractAsyncContextManager[files.FileReader]: ...
+    @overload
+    def open_file(self, path: str | os.PathLike[str], mode: Literal["wb", "ab", "xb"], *, perm: int = ...) -> contextlib.AbstractAsyncContextManager[files.FileWriter]: ...
+    @contextlib.asynccontextmanager
+    async def open_file(self, path: str | os.PathLike[str], mode: str = "rb", *, perm: int = 0o644, max_bytes: int | None = None) -> AsyncIterator[Any]:
+        """A regular file inside as a stream: an async context manager.
+
+        "rb" gives an `anyio.abc.ByteReceiveStream`, which raises FileError with EFBIG beyond `max_bytes`; "wb" (made or emptied),
+        "ab" (made or added to) and "xb" (made, or FileExistsError's errno) an `anyio.abc.ByteSendStream`; `perm` is a new file's mode.
+
+        >>> async with box.open_file("/tmp/log") as file:
+        ...     async for part in file: ...
+        """
+        async with files.opened(await self._inside(), os.fspath(path), mode, perm, max_bytes) as file:
+            yield file
+
+    async def listdir(self, path: str | os.PathLike[str], *, max_files: int = 100_000) -> list[str]:
+        """The names in a directory inside, in no order. Raises FileError; with EFBIG where there are more than `max_files`."""
+        return await trees.listdir(Inside(self._ask_file), os.fspath(path), max_files)
+
+    async def remove(self, path: str | os.PathLike[str], *, recursive: bool = False) -> None:
+        """Remove a file or a link inside; with `recursive` a directory too, and all below it. Raises FileError."""
+        await trees.remove(Inside(self._ask_file), os.fspath(path), recursive)
 
     async def audit(self, process: Process | None = None) -> tuple[Finding, ...]:
         """What it promises beside what the kernel says of a command in it now: of `process`, or of the main one.
