@@ -322,6 +322,38 @@ print(json.dumps([len(seen), got]))
     assert got == []
 
 
+ORPHANS = """
+import os
+for _ in range(int(os.environ["COUNT"])):
+    if not os.fork():
+        if not os.fork():
+            os._exit(0)
+        os._exit(0)
+    os.wait()
+print("made")
+"""
+
+
+@pytest.mark.slow
+def test_e11_orphans_are_reaped_as_they_come() -> None:
+    """Thousands of dead children of dead parents: the init takes them all, and other commands hear of their own ends."""
+
+    async def body(box: creche.Container) -> tuple[bytes, bytes]:
+        made = await box.run(["python3", "-I", "-c", ORPHANS], env={"COUNT": "3000"})
+        for _ in range(100):
+            left = await box.run(["sh", "-c", "cat /proc/[0-9]*/stat | grep -c ' Z '"])
+            if left.stdout.strip() == b"0":
+                break
+        return made.stdout, left.stdout.strip()
+
+    assert inside(body, Spec()) == (b"made\n", b"0")
+
+
+def test_control_without_an_init_nobody_reaps_them() -> None:
+    look = ORPHANS + "import subprocess\nprint(sum(' Z ' in open(f'/proc/{p}/stat').read() for p in os.listdir('/proc') if p.isdigit()))"
+    assert int(sh(["python3", "-I", "-c", look], env={"COUNT": "20", "PATH": "/usr/bin"}, init=False).split()[1]) == 20
+
+
 def test_e16_a_daemon_that_keeps_stdout_open_keeps_nobody_waiting() -> None:
     result = run("sleep 1000 & echo started", timeout=20)
     assert result.exit.ok and result.stdout == b"started\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -87,20 +88,30 @@ def test_a_range_is_held_across_supervisors() -> None:
 
 
 @needs("root")
-def test_the_lock_is_the_inits_not_the_supervisors() -> None:
-    """With the supervisor stopped dead by SIGKILL the init, for as long as it lives, keeps the range: it has the lock."""
+def test_the_lock_is_the_inits_not_the_supervisors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the supervisor dead by SIGKILL, an init that has not yet ended (it is stopped here) still holds its range."""
     holder = subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True)
+    init = 0
     try:
         assert holder.stdout is not None
         base, init = (int(word) for word in holder.stdout.readline().split())
-        names = {os.readlink(f"/proc/{init}/fd/{fd}") for fd in os.listdir(f"/proc/{init}/fd")}
-        assert any(name.endswith("/creche/ids") for name in names)
-        assert not any(os.readlink(f"/proc/{holder.pid}/fd/{fd}").endswith("/creche/ids") for fd in os.listdir(f"/proc/{holder.pid}/fd"))
-        pidfd = os.pidfd_open(init)
+        lock = f"/proc/{init}/fd"
+        assert any(os.readlink(f"{lock}/{fd}").endswith("/creche/ids") for fd in os.listdir(lock))
         os.kill(init, signal.SIGSTOP)
-        assert base not in [int(sh("cat /proc/self/uid_map").split()[1]) for _ in range(3)]
+        holder.kill()
+        holder.wait()
+        monkeypatch.setattr("creche.ranges._next", 0)  # so that the first free range is taken
+        assert int(sh("cat /proc/self/uid_map").split()[1]) != base
+        pidfd = os.pidfd_open(init)
+        os.kill(init, signal.SIGKILL)
+        init = 0
+        select.select([pidfd], [], [])
         os.close(pidfd)
+        monkeypatch.setattr("creche.ranges._next", 0)
+        assert int(sh("cat /proc/self/uid_map").split()[1]) <= base  # the control: now it is as free as any
     finally:
+        if init:
+            os.kill(init, signal.SIGKILL)
         holder.kill()
         holder.wait()
         holder.stdout.close()
@@ -284,6 +295,28 @@ def test_what_can_not_be_idmapped_is_an_error_with_the_remedy(source: str) -> No
     assert "idmap=False" in str(caught.value) and source in str(caught.value)
     assert sh("ls -d /m", mounts=[Bind(source, "/m", idmap=False)]) == "/m"
     assert sh("ls -d /m", mounts=[Bind(source, "/m", readonly=True)]) == "/m"
+
+
+OVERLAID = """
+import ctypes, os, sys, anyio, creche
+libc = ctypes.CDLL(None, use_errno=True)
+folder = sys.argv[1]
+for name in "lower", "upper", "work", "merged":
+    os.mkdir(f"{folder}/{name}")
+options = f"lowerdir={folder}/lower,upperdir={folder}/upper,workdir={folder}/work".encode()
+assert libc.mount(b"overlay", f"{folder}/merged".encode(), b"overlay", 0, options) == 0, ctypes.get_errno()
+try:
+    anyio.run(lambda: creche.run(["true"], mounts=[creche.Bind(f"{folder}/merged", "/m")]))
+except creche.SpawnError as error:
+    print(error.field, error)
+"""
+
+
+@needs("root", "idmapped")
+def test_an_overlay_can_not_be_idmapped_either(tmp_path: Path) -> None:
+    unshare = ["unshare", "--mount", "--propagation", "private"]
+    done = subprocess.run([*unshare, sys.executable, "-c", OVERLAID, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("mounts[0].source") and "/merged'" in done.stdout and "idmap=False" in done.stdout
 
 
 def test_a_bind_with_maps_of_its_own_is_not_passed_over(tmp_path: Path) -> None:
