@@ -29,6 +29,7 @@ _COMMANDS = {
     "scale": ("workers:scale", "Run more or fewer copies: creche scale web=4."),
     "reload": ("workers:reload", "Read the project again and replace what changed, with a way back."),
     "exec": ("workers:exec_", "Run a command in a worker's container."),
+    "jobs": ("jobs", "Show how far the jobs in a queue's file have come."),
     "import": ("imports", "Print the project that a Procfile or a supervisord.conf describes."),
     "completion": ("completion", "Print the script that completes creche's options in your shell."),
 }
