@@ -7,6 +7,7 @@
 #include <linux/poll.h>
 #include <linux/prctl.h>
 #include <linux/sched.h>
+#include <linux/time_types.h>
 
 /* The child may share its maker's memory and thread-local storage, so nothing here touches errno, a lock, the heap or
    stdio: the kernel's headers alone are included. */
@@ -111,8 +112,13 @@ int enter_init(void *arg)
 		if (r < 0)
 			return 127; /* nobody is there to hear of it */
 	}
-	if (r >= 0)
+	for (int tries = 0; r >= 0; tries++) {
+		struct __kernel_timespec pause = { 0, 5000000 };
 		r = sys5(__NR_execveat, 2, "", argv, argv + 1, AT_EMPTY_PATH);
+		/* Another thread of the host program that was forking while we wrote it may still have it open for that. */
+		if (r == -ETXTBSY && tries < 40)
+			r = sys2(__NR_nanosleep, &pause, 0);
+	}
 	note(&failure, CRECHE_PHASE_CHILD, CRECHE_DETAIL_INIT, r);
 	tell(from[0], CRECHE_FAILED, &failure);
 	return 127;

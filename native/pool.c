@@ -17,7 +17,7 @@
 #include "init_elf.h"
 #include "pool.h"
 
-enum { WORKERS = 3, IDLE_SECONDS = 5 };
+enum { WORKERS = 3, IDLE_SECONDS = 5, SEALS = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t more = PTHREAD_COND_INITIALIZER;
@@ -154,7 +154,7 @@ static int open_exe(void)
 	if (fd < 0)
 		return -errno;
 	r = (int)write_all(fd, (const char *)init_elf, sizeof init_elf);
-	if (r >= 0 && (fchmod(fd, 0555) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) < 0))
+	if (r >= 0 && (fchmod(fd, 0555) < 0 || fcntl(fd, F_ADD_SEALS, SEALS) < 0))
 		r = -errno;
 	if (r >= 0) { /* what is open for writing can't be executed: execve(2), ETXTBSY */
 		snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
@@ -172,6 +172,11 @@ static int prepare(void)
 	if (!prepared && pthread_atfork(jobs_lock, jobs_unlock, forget))
 		return -ENOMEM;
 	prepared = 1;
+	/* A host program that became a daemon has closed all that is open, ours as well: the numbers may be others' by now. */
+	if (supervisor_fd >= 0 && sys4(__NR_pidfd_send_signal, supervisor_fd, 0, 0, 0) < 0)
+		supervisor_fd = -1;
+	if (exe_fd >= 0 && fcntl(exe_fd, F_GET_SEALS) != SEALS)
+		exe_fd = -1;
 	if (supervisor_fd < 0) {
 		supervisor_pid = getpid();
 		supervisor_fd = (int)sys2(__NR_pidfd_open, supervisor_pid, 0);

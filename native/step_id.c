@@ -2,9 +2,11 @@
 #include "interp.h"
 #include <asm/errno.h>
 #include <linux/capability.h>
+#include <linux/close_range.h>
 #include <linux/fcntl.h>
 #include <linux/if.h>
 #include <linux/mount.h>
+#include <linux/poll.h>
 #include <linux/prctl.h>
 #include <linux/sched.h>
 #include <linux/securebits.h>
@@ -208,21 +210,24 @@ static int run_tool(void *arg)
 	char *envp[1] = { 0 };
 
 	sys3(__NR_dup3, tool->says, 2, 0);
+	sys3(__NR_close_range, 3, ~0u, CLOSE_RANGE_CLOEXEC); /* what a library of the host program left inheritable */
 	sys3(__NR_execve, tool->path, tool->argv, envp);
 	return 127;
 }
 
 /* Runs newuidmap or newgidmap, the one program that a spawn may need: text is its path, text2 its arguments after
-   the pid, each ended by a NUL. What it says of a refusal is the failure's text. */
+   the pid, each ended by a NUL. What it says of a refusal is the failure's text. It asks the users' database, which may be
+   far away: it does not outlive the child that it is for, which a cancel kills. */
 STEP(MAP_TOOL)
 {
 	_Alignas(16) char stack[8192];
 	char pid[12], said[CRECHE_TEXT];
 	struct tool tool = { .path = TEXT(c, s) };
-	struct clone_args args = { .flags = CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND, .stack = (uint64_t)(uintptr_t)stack,
-		.stack_size = sizeof stack };
+	int pidfd = -1;
+	struct clone_args args = { .flags = CLONE_VM | CLONE_VFORK | CLONE_CLEAR_SIGHAND | CLONE_PIDFD,
+		.pidfd = (uint64_t)(uintptr_t)&pidfd, .stack = (uint64_t)(uintptr_t)stack, .stack_size = sizeof stack };
 	const char *word = TEXT2(c, s), *end = word + s->text2_size;
-	int argc = 0, status = 0, pipe[2];
+	int argc = 0, status = 0, gone = 0, pipe[2];
 	long child, r, n;
 
 	decimal(pid, c->pid_child);
@@ -239,12 +244,23 @@ STEP(MAP_TOOL)
 	child = sys_clone3_stack(&args, sizeof args, run_tool, &tool);
 	sys1(__NR_close, pipe[1]);
 	r = child;
-	if (child > 0)
+	if (child > 0) {
+		struct pollfd ends[2] = { { pidfd, POLLIN, 0 }, { c->pidfd_child, POLLIN, 0 } };
+		do
+			r = sys5(__NR_ppoll, ends, 2, 0, 0, 8);
+		while (r == -EINTR);
+		gone = r > 0 && !ends[0].revents;
+		if (gone)
+			sys4(__NR_pidfd_send_signal, pidfd, 9 /* SIGKILL */, 0, 0);
+		sys1(__NR_close, pidfd);
 		do
 			r = sys4(__NR_wait4, child, &status, __WALL, 0);
 		while (r == -EINTR);
+	}
 	if (r == -ECHILD)
 		r = 0; /* somebody's waitpid(-1) took it; if the map is not there, the next Step that needs it says so */
+	if (gone)
+		r = -EPIPE;
 	if (r >= 0 && status) {
 		n = sys3(__NR_read, pipe[0], said, sizeof said);
 		if (n > 0 && said[n - 1] == '\n')

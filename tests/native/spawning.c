@@ -193,6 +193,25 @@ static void a_fork(void)
 	creche_job_free(one);
 }
 
+/* The host program becomes a daemon, closes all that is open and opens files of its own under the same numbers. */
+static void all_is_closed(void)
+{
+	int control, before = -1;
+
+	for (int round = 0; round < 2; round++) {
+		creche_job *one = job(CRECHE_SPAWN_INIT, &control);
+		assert(!raw(__NR_pidfd_send_signal, one->supervisor, 0, 0, 0, 0, 0));
+		assert(fcntl(one->exe, F_GET_SEALS) == SEALS);
+		assert(before < 0 || fcntl(before, F_GETFD) >= 0);
+		creche_job_free(one);
+		close(control);
+		before = exe_fd;
+		close_range(3, ~0u, 0);
+		while (open("/dev/null", O_RDONLY | O_CLOEXEC) < before + 10)
+			;
+	}
+}
+
 static void joining_is_undumpable(void)
 {
 	int pipe_ends[2];
@@ -263,7 +282,7 @@ int main(int argc, char **argv)
 	static const struct { const char *name; void (*play)(void); } scenes[] = {
 		{ "a-late-failure", a_late_failure }, { "a-dead-reader", a_dead_reader }, { "a-fork", a_fork },
 		{ "a-cancel-in-the-queue", a_cancel_in_the_queue }, { "joining-is-undumpable", joining_is_undumpable },
-		{ "a-storm", a_storm },
+		{ "all-is-closed", all_is_closed }, { "a-storm", a_storm },
 	};
 
 	alarm(60);

@@ -32,6 +32,7 @@ def process1(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "a-dead-reader",
         "a-cancel-in-the-queue",
         "a-fork",
+        "all-is-closed",
         "joining-is-undumpable",
         "a-storm",
     ],

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
+import select
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import anyio
+import attrs
 import pytest
 
 import creche
-from creche import Container, Reason, Security, Spec
+from creche import Container, IdMap, Reason, Security, Spec
+from creche._native import lib
+from creche.machine import probe
+from creche.plan.compile import Context, compile
+from creche.plan.steps import MapTool
+from creche.spawn import Job, reap
 from needs import needs
 
 pytestmark = needs("userns")
@@ -94,3 +103,30 @@ def test_forks_of_the_host_program_do_not_hold_up_starts() -> None:
         os.close(waits)
         for pid in children:
             os.waitpid(pid, 0)
+
+
+@pytest.mark.parametrize("ends", ["cancelled", "killed"])
+def test_a_tool_that_hangs_goes_with_the_child_that_it_is_for(ends: str) -> None:
+    """newuidmap asks the users' database, which may be a server that does not answer."""
+    machine = probe()
+    who = (IdMap(0, os.geteuid(), 1),) if os.geteuid() == 0 else None
+    plan = compile(Spec(["true"], uid_map=who, gid_map=who), machine, Context())
+    sleep = shutil.which("sleep") or ""
+    job = Job(attrs.evolve(plan, parent=(MapTool(text=sleep, text2=b"1000\0"),)), setup_fds=[], parent_fds=[], command_fds=[], tty=None)
+    try:
+        while not (pid := lib.creche_job_pid(job._job)) or not Path(f"/proc/{pid}/stat").exists():
+            select.select([], [], [], 0.01)
+        if ends == "cancelled":
+            job.cancel()
+        else:
+            os.kill(pid, signal.SIGKILL)
+        readable, _, _ = select.select([job.socket], [], [], 30)
+        assert readable and job.socket.recv(1) == b"", "the start waits for its tool"
+        pid, pidfd = job.take()
+        if pidfd >= 0:
+            select.select([pidfd], [], [], 30)
+            assert reap(pidfd) is not None
+            os.close(pidfd)
+    finally:
+        job.socket.close()
+        job.free()
