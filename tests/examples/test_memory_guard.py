@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from creche import Exit, Reason, Result
-from needs import missing, needs
+from needs import needs
 
 pytestmark = [needs("native", "userns"), pytest.mark.slow]
 
@@ -70,9 +70,8 @@ def test_what_was_needed_is_remembered() -> None:
     assert of(1, done)[0] == "ran out of 32M: again with 64M" and len(of(2, done)) == 2, done.stdout
 
 
+@needs("limits")
 def test_a_line_that_is_no_command_is_said_and_the_rest_goes_on() -> None:
-    if missing("limits"):
-        pytest.skip(f"needs limits: {missing('limits')}")
     done = serve(["/absent/program", "echo 'unclosed", "# a remark", "", "echo on"])
     assert of(1, done)[0].startswith("not run: ") and of(2, done)[0].startswith("not run: ") and of(3, done)[0] == "| on"
 
