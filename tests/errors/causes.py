@@ -155,6 +155,9 @@ CAUSES: dict[str, Cause] = {
     "symlink-exists": Cause(what="a Symlink's place is taken", given=lambda f: {"mounts": [Symlink("/x", "/etc/passwd")]}, field="mounts[0].target", errno=e.EEXIST, says=("'/etc/passwd'", "there already")),
     "disk-full": Cause(what="the file system of a target is full", given=lambda f: {"mounts": [Tmpfs("/t", inodes=1), File("/t/f", b"x")]}, field="mounts[1].target", errno=e.ENOSPC, says=("'/t/f'", "full")),
     "device-missing": Cause(what="a device is not there", given=lambda f: {"devices": ["/dev/no-such-device"]}, field="devices[0]", errno=e.ENOENT, says=("'/dev/no-such-device'", "does not exist on the host")),
+    "target-in-proc": Cause(what="a target in /proc", given=lambda f: {"mounts": [Tmpfs("/proc/mine")]}, field="mounts[0].target", errno=e.ENOENT, says=("'/proc/mine'", "the kernel's")),
+    "copy-up-of-nothing": Cause(what="copy_up of what is not there", given=lambda f: {"mounts": [Tmpfs("/tmp/none", copy_up=True)]}, field="mounts[0].target", errno=e.ENOENT, says=("'/tmp/none'", "leave copy_up out")),
+    "tty-without-init": Cause(what="a terminal without an init", given=lambda f: {"tty": True, "init": False}, error=SpecError, field="tty", says=("init and namespaces.pid True",)),
     "tty-without-devpts": Cause(what="a terminal without a devpts", given=lambda f: {"mounts": [Tmpfs("/dev")], "tty": True}, field="tty", errno=e.EBADF, says=("devpts", "DevPts()")),
     # ---- who ----
     "id-not-in-subuid": Cause(what="an id is not yours to give", given=lambda f: {"uid_map": [IdMap(0, 0, 1)], "gid_map": [IdMap(0, os.getegid(), 1)]}, error=SpecError, field="uid_map[0]", says=("/etc/subuid", "add a line"), needs=("user",)),

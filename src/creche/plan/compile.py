@@ -135,6 +135,8 @@ def compile(spec: Spec, machine: Machine, context: Context) -> Plan:
     command: tuple[st.Step, ...] = ()
     descriptors = descriptors_of(spec)
     account = account_of(spec, machine, who)
+    if spec.tty is not None and not spec.has_init:
+        raise SpecError("tty", spec.tty, "a terminal is opened by the init: leave init and namespaces.pid True")
     if spec.command is not None and account is None and not spec.has_init:
         raise SpecError("user", spec.user, "without an init of ours a name can't be looked up inside: give numbers")
     if spec.command is not None and account is not None:

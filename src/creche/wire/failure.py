@@ -116,6 +116,8 @@ def _explain(failure: Failure, step: st.Step, spec: Spec, plan: Plan, text: str,
         return _target(failure, step, spec)
     if isinstance(step, (st.FsMount, st.FsString, st.FsFd, st.FsFlag, st.FsOpen, st.OverlayOld)):
         return _filesystem(failure, step, spec, text, why)
+    if isinstance(step, st.Open) and field.endswith(".target"):
+        return f"{field}: {_text(step)} in the container: {said}", "copy_up takes a directory that is there: make it in the rootfs, or leave copy_up out"
     if isinstance(step, st.Root):
         path = spec.rootfs.path if isinstance(spec.rootfs, Directory) else "the rootfs"
         return f"{field}: {path!r}: {said}", "it must be a directory" if error in (e.EINVAL, e.ENOTDIR) else None
@@ -198,6 +200,7 @@ def _source(failure: Failure, step: st.Step, spec: Spec) -> tuple[str, str | Non
 def _target(failure: Failure, step: st.Step, spec: Spec) -> tuple[str, str | None]:
     where = _text(step, "text2" if isinstance(step, st.MakeSymlink) else "text")
     hints = {
+        e.ENOENT: "nothing can be made there: it is the kernel's (such as /proc), or was removed meanwhile",
         e.EROFS: "its root is read-only, so the place must be there already: make it in the rootfs, or use an Overlay",
         e.ELOOP: "a link there leads nowhere inside the container, and is not followed out of it",
         e.ENOTDIR: "a part of the path is a file, or a file was to be mounted on a directory",
