@@ -87,6 +87,7 @@ def _answer(body: Callable[[], object]) -> list[str]:
 
 def main() -> None:
     NUMBERS.update(json.loads(sys.argv[1]))
+    together = sys.argv[3:] == ["together"]  # where no process can be made: one attack's ruins are the next one's ground
     for name in json.loads(sys.argv[2]):
-        print(json.dumps([name, *apart(ATTACKS[name])]), flush=True)
+        print(json.dumps([name, *(_answer(ATTACKS[name]) if together else apart(ATTACKS[name]))]), flush=True)
     print("the end", flush=True)

@@ -95,6 +95,12 @@ def tried(table: str, box: str, names: tuple[str, ...]) -> dict[str, Answer]:
     return answers(result.stdout, f"{result.exit.explain()}\n{result.stderr.decode(errors='replace')}")
 
 
+def tried_strictly(table: str, names: Iterable[str]) -> dict[str, Answer]:
+    """What they come to, one after another in one process, under the strict profile."""
+    result = anyio.run(lambda: creche.run([*arguments(table, names), "together"], timeout=60, security=Security(seccomp="strict")))
+    return answers(result.stdout, f"{result.exit.explain()}\n{result.stderr.decode(errors='replace')}")
+
+
 def tried_outside(table: str, name: str) -> Answer:
     """The same on the host, unconfined."""
     done = subprocess.run(arguments(table, [name], "/usr/bin/python3"), capture_output=True, check=False)

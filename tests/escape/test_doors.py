@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from escape.boxes import Row, pair
+from escape.boxes import Row, pair, tried_strictly
 
 from needs import needs
 
@@ -74,3 +74,10 @@ ROWS = [
 ]  # fmt: skip
 
 test_is_held, test_control = pair("doors", ROWS)
+
+
+def test_the_strict_profile_holds_all_of_them_too() -> None:
+    """But for those that end the process (F4), and with nothing that a new process would be needed for."""
+    names = [row.name for row in ROWS if not row.name.startswith("F4")]
+    for name, (kind, what) in tried_strictly("doors", names).items():
+        assert kind in ("refused", "held"), f"{name} under the strict profile: {kind}, {what}"
