@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 
 import anyio
@@ -330,6 +331,30 @@ async def test_a_reader_of_events_who_is_too_slow_loses_the_oldest_and_is_told(w
         assert isinstance(first, events.EventsLost) and first.count > 3
         rest = [await reader.__anext__() for _ in range(3)]
         assert isinstance(rest[-1], events.ChildReady)
+
+
+async def test_readers_that_were_dropped_cost_nothing(world):
+    async with forever(world.child("a")) as sup:
+        await sup.wait_ready()
+        for _ in range(10):
+            sup.events(), sup.output("a")
+            with sup.output() as lines, sup.events() as told:
+                pass
+        del lines, told
+        gc.collect()
+        assert len(sup._conductor.readers) == len(sup._conductor.bus.readers) == 0
+
+
+async def test_lines_of_copies_that_come_later_are_heard_too(world):
+    async with forever(world.child("w", count=1), world.child("x")) as sup:
+        await sup.wait_ready()
+        with sup.output("w") as lines:
+            sup.scale("w", 2)
+            await sup.wait_ready()
+            world.boxes["x"].print(b"not asked for\n")
+            world.boxes["w"].print(b"hello\n")
+            with anyio.fail_after(5):
+                assert (await lines.__anext__()).child == "w.2"
 
 
 async def test_hooks_run_around_a_life(world):

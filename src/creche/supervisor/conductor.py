@@ -6,6 +6,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from weakref import WeakSet
 
 import anyio
 import anyio.abc
@@ -81,8 +82,7 @@ class Conductor:
         self.failure: GaveUp | None = None
         self.gave_up = anyio.Event()
         self.failed_trials: dict[str, events.Record | None] = {}
-        self.listeners: list[Callable[[OutputLine], None]] = []
-        self.readers: list[LinesReader] = []
+        self.readers: WeakSet[LinesReader] = WeakSet()
         most = state.intensity.restarts
         self._falls: deque[events.Record] = deque(maxlen=max(1, 0 if most is None else most + 1))
         self._keep = keep
@@ -142,8 +142,8 @@ class Conductor:
         return lambda lost, error: self.publish(events.OutputLost(child=name, lost=lost, error=error))
 
     def _pass_on(self, line: OutputLine) -> None:
-        for listener in tuple(self.listeners):
-            listener(line)
+        for reader in self.readers:
+            reader.put(line)
 
     # -- the loop ------------------------------------------------------------------------------------------------
 

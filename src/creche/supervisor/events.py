@@ -6,6 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator
+from weakref import WeakSet
 
 import anyio
 from attrs import field, fields, frozen
@@ -233,7 +234,7 @@ class Bus:
         self.name = name
         self.size = size
         self.closed = False
-        self.readers: set[Reader] = set()
+        self.readers: WeakSet[Reader] = WeakSet()  # one that was dropped without a word costs nothing
 
     def publish(self, event: Event) -> None:
         number = level(event)

@@ -55,19 +55,24 @@ class Splitter:
 class LinesReader(AsyncIterator[OutputLine]):
     """A listener to the lines of some children. One that is too slow loses the oldest: `lost` counts them."""
 
-    def __init__(self, close: Callable[[LinesReader], None], size: int) -> None:
+    def __init__(self, names: frozenset[str], size: int) -> None:
         self.lost = 0
-        self._close = close
+        self._names = names
+        self._closed = False
         self._lines: deque[OutputLine] = deque(maxlen=size)
         self._news = anyio.Event()
         self._ended = False
 
     def put(self, line: OutputLine) -> None:
+        """Take a line, if it is of a child that was asked for, by its own name or its ChildSpec's."""
+        if self._closed or not (not self._names or {line.child, line.child.partition(".")[0]} & self._names):
+            return
         self.lost += len(self._lines) == self._lines.maxlen
         self._lines.append(line)
         self._news.set()
 
     def end(self) -> None:
+        """There will be no more."""
         self._ended = True
         self._news.set()
 
@@ -83,7 +88,7 @@ class LinesReader(AsyncIterator[OutputLine]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close(self)
+        self._closed = True
 
 
 class LogFile:

@@ -185,17 +185,14 @@ class Supervisor:
         return self._conductor.bus.read(size)
 
     def output(self, *names: str, size: int = 1000) -> LinesReader:
-        """The lines that these children (or all) print from now on, as an async iterator; use it with `with`."""
+        """The lines that these children (or all) print from now on, as an async iterator; with `with`, until its end.
+
+        It never holds a child up: whoever lags more than `size` lines behind loses the oldest (`lost` counts them).
+        """
         conductor = self._conductor
-        wanted = set(self._names(names)) if names else None
-        reader = LinesReader(lambda reader: conductor.listeners.remove(listen), size)
-
-        def listen(line: Any) -> None:
-            if wanted is None or line.child in wanted:
-                reader.put(line)
-
-        conductor.listeners.append(listen)
-        conductor.readers.append(reader)
+        self._names(names)
+        reader = LinesReader(frozenset(names), size)
+        conductor.readers.add(reader)
         return reader
 
     # -- requests --------------------------------------------------------------------------------------------------
