@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import tempfile
 import threading
 import time
@@ -31,7 +32,7 @@ SHARED_PLACES = ("/tmp", "/var/tmp", "/dev/shm", "/run", "/run/lock")
 # Kept for the whole process by those who own them: creche's spawners, trio's and libuv's idle workers.
 # Not ours: pytest's own folder and the one that every Java keeps. Ours, and there for good: where locks of ranges lie.
 KEPT_FILES = ("creche-tests-", "pytest-of-", "hsperfdata_")
-KEPT_FOLDERS = ("/run/creche", "/dev/shm/creche")
+KEPT_FOLDERS = re.compile(r"/run/creche|/dev/shm/creche-\d+")
 KEPT_THREADS = ("creche", "Trio thread", "libuv-worker", "iou-")
 
 
@@ -160,7 +161,7 @@ def _files() -> Iterator[str]:
             if (
                 "creche" in name
                 and not name.startswith(KEPT_FILES)
-                and path not in KEPT_FOLDERS
+                and not KEPT_FOLDERS.fullmatch(path)
                 and (folder == ours or ALONE)
             ):
                 yield path

@@ -14,7 +14,6 @@ from .spawn import SHORT, exhausted
 
 __all__ = ["Reserved", "reserve"]
 
-_FOLDERS = ("/run/creche", "/dev/shm/creche")
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit machines: fcntl(2)
 _next = 0
 
@@ -38,7 +37,7 @@ def reserve(machine: Machine, count: int = RANGE) -> Reserved:
     # Each line of /etc/subuid holds so many ranges; a line that is smaller than one is one.
     lines = [(first, size, max(1, size // count)) for first, size in machine.subuid if size]
     total = sum(number for _, _, number in lines)
-    fd = _open()
+    fd = _open(machine)
     try:
         for step in range(total):
             index = (_next + step) % total
@@ -72,11 +71,13 @@ def _nth(lines: list[tuple[int, int, int]], index: int, count: int) -> tuple[int
 _path: str | None = None
 
 
-def _open() -> int:
+def _open(machine: Machine) -> int:
     """The file whose bytes stand for ids. Its folder must be ours alone: another could hold all locks for ever."""
     global _path
     refused = ""
-    for folder in _FOLDERS:
+    # Where /run is not ours, as in a user namespace of a user's: a folder by the id that others see us as.
+    outside = next((e.outside + machine.euid - e.inside for e in machine.uid_map if 0 <= machine.euid - e.inside < e.count), machine.euid)
+    for folder in ("/run/creche", f"/dev/shm/creche-{outside}"):
         try:
             if _path != f"{folder}/ids":
                 os.makedirs(folder, mode=0o700, exist_ok=True)
