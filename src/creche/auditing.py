@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from attrs import frozen
 
 from .errors import CrecheError
-from .plan.mounts import MASKED, READONLY
+from .plan.covered import MASKED, READONLY
 from .spec.filesystem import HostView
 from .spec.security import CAPABILITIES
 from .spec.spec import Spec

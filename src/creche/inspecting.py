@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
-from .plan.mounts import MASKED, READONLY
+from .plan.covered import MASKED, READONLY
 from .plan.seccomp import Filter, compile_filter, verdict
 from .spec.filesystem import Bind, Directory, HostView, Overlay
 from .spec.security import CAPABILITIES

@@ -23,7 +23,7 @@ from creche import (
     Sysfs,
     Tmpfs,
 )
-from creche.plan.mounts import MASKED, READONLY
+from creche.plan.covered import MASKED, READONLY
 from needs import needs
 
 pytestmark = needs("userns", "native", "busybox")

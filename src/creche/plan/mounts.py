@@ -24,9 +24,10 @@ from ..spec.filesystem import (
 )
 from ..spec.spec import Spec
 from . import steps as st
+from .covered import MASKED, READONLY
 from .ids import Identity
 
-__all__ = ["MASKED", "READONLY", "Mounts"]
+__all__ = ["Mounts"]
 
 RDONLY, NOSUID, NODEV, NOEXEC = 0x1, 0x2, 0x4, 0x8  # mount_setattr(2)
 NODE = RDONLY | NOSUID | NOEXEC  # a device of the host's: written to all the same, but its mode and owner stay as they are
@@ -37,17 +38,6 @@ TMP_SIZE = 256 * MIB
 UPPER_SIZE = 512 * MIB  #: of a throw-away upper layer
 INODES = 65_536
 
-#: Kernel-wide files that tell of the host: what runc, crun and Podman mask, and what today's kernels have beside it.
-MASKED = (
-    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug",
-    "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/proc/kpagecount", "/proc/kpageflags", "/proc/kpagecgroup",
-    "/proc/kallsyms", "/proc/kmsg", "/proc/modules", "/proc/iomem", "/proc/ioports", "/proc/slabinfo", "/proc/vmallocinfo",
-    "/proc/pagetypeinfo", "/proc/allocinfo", "/proc/driver", "/sys/firmware", "/sys/devices/virtual/powercap", "/sys/kernel/debug",
-    "/sys/kernel/tracing", "/sys/kernel/security", "/sys/fs/bpf",
-)  # fmt: skip
-#: What a uid of 0 could write without any capability: sysctls compare ids (proc_sys_permission in the kernel).
-#: Only what a kernel has costs a mount; the debugging ones (dynamic_debug, profile, lock_stat) are 0644 and ask for no capability.
-READONLY = ("/proc/bus", "/proc/cpu", "/proc/dynamic_debug", "/proc/fs", "/proc/ide", "/proc/irq", "/proc/lock_stat", "/proc/profile", "/proc/sys", "/proc/sysrq-trigger")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 DEV_LINKS = (("/proc/self/fd", "fd"), ("/proc/self/fd/0", "stdin"), ("/proc/self/fd/1", "stdout"), ("/proc/self/fd/2", "stderr"))
 
