@@ -23,6 +23,7 @@ T = TypeVar("T")
 SMALL = 64 << 10  # bytes that are moved on the loop: less than a thread's wake costs
 TURN = 8 << 20  # bytes that a thread moves before it looks whether it was cancelled
 PART = 256 << 10
+WHOLE = 1 << 30
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 STANDING = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC  # a place to make things in, whoever may read it
 MODES = {"wb": os.O_TRUNC, "ab": os.O_APPEND, "xb": os.O_EXCL}
@@ -167,7 +168,7 @@ async def _reuse(inside: Inside, path: str, fd: int, mode: int, how: int) -> Non
     if os.fstat(fd).st_nlink > 1:
         raise FileError(path, errno.EMLINK)  # it may be somebody else's, under another name
     if not how & os.O_APPEND:
-        os.ftruncate(fd, 0)
+        await aside(os.fstat(fd).st_size, lambda: os.ftruncate(fd, 0))  # which frees its pages, one by one
         await inside.do(control.FILE_MODE, "", fd, mode)
 
 
@@ -221,17 +222,17 @@ async def get(inside: Inside, path: str, max_bytes: int) -> bytes:
     with failing(path):
         fd = await inside.open(path, os.O_RDONLY)
         regular(fd, path)
-        content = bytearray()
+        parts: list[bytes] = []
+        done = 0
         try:
-            while len(content) <= max_bytes:
-                size = os.fstat(fd).st_size
-                if size > max_bytes:
-                    break
-                most = min(SMALL if size <= SMALL else TURN, max_bytes + 1 - len(content))
-                part = await aside(size, lambda most=most: os.read(fd, most))  # type: ignore[misc]
+            while done <= max_bytes and (size := os.fstat(fd).st_size) <= max_bytes:
+                # All of it by one read, where it can be: nothing that is large is copied, which would keep the loop waiting.
+                most = min(max(size - done + 1, SMALL), max_bytes + 1 - done, WHOLE)
+                part = await aside(most, lambda most=most: os.read(fd, most))  # type: ignore[misc]
                 if not part:
-                    return bytes(content)
-                content += part
+                    return parts[0] if len(parts) == 1 else await aside(done, lambda: b"".join(parts))
+                parts.append(part)
+                done += len(part)
         finally:
             os.close(fd)
     raise FileError(path, errno.EFBIG, f"more than max_bytes={max_bytes}")
