@@ -18,7 +18,7 @@ from . import claims, commands, ranges
 from .channel import Channel
 from .communicate import drop
 from .errors import CrecheError, SpecError
-from .lifecycle import Action, Event, State, step
+from .lifecycle import CLOSING, Action, Event, State, step
 from .limited import Limited
 from .machine import Machine
 from .place import Place
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Container"]
 
-CLOSING = 30.0  # seconds in which what was killed must be dead
 TELLING = 1.0  # seconds in which an init must tell of a main command that is dead, and end
 _ids = count(1)
 
@@ -423,6 +422,9 @@ class Container(Starting, Place, Limited):
         if self._pidfd >= 0 and not self._reaped and os.getpid() == self._owner:
             with contextlib.suppress(ProcessLookupError):
                 _signal.pidfd_send_signal(self._pidfd, _signal.SIGKILL)
+            with contextlib.suppress(CrecheError):
+                if self._group is not None and self._group.frozen:
+                    self._group.thaw()  # in version 1 what is frozen dies only then: freezer-subsystem.rst
 
     def terminate(self, grace: float = 10.0) -> None:
         """Send the main command SIGTERM; after `grace` seconds everything is killed. Without a main command: `kill`."""

@@ -6,7 +6,9 @@ import enum
 
 from .errors import CrecheError
 
-__all__ = ["Action", "Event", "State", "step"]
+__all__ = ["CLOSING", "Action", "Event", "State", "step"]
+
+CLOSING = 30.0  # seconds in which what was killed must be dead
 
 
 class State(enum.Enum):

@@ -15,7 +15,7 @@ import attrs
 from . import commands, files, trees
 from .errors import CrecheError, SpecError
 from .files import Inside
-from .lifecycle import State
+from .lifecycle import CLOSING, State
 from .plumbing import Plumbing
 from .process import Process
 from .results import Reason, Result
@@ -108,13 +108,14 @@ class Place:
         """A command whose start failed or was cancelled: it may be on its way still, and must not outlive this."""
         assert self._channel is not None
         if process.sent and process.failure is None:
-            await self._channel.until(lambda: process.started or process.failure is not None)
-            if process.started:
-                process._kill(Reason.KILLED, "a cancellation")
-                if process._pidfd < 0:
-                    with contextlib.suppress(OSError):
-                        await self._channel.send(control.SIGNAL, process._ident, number=int(signal.SIGKILL))
-                await self._channel.until(lambda: process._exit is not None)
+            process._kill(Reason.KILLED, "a cancellation")
+            with contextlib.suppress(OSError), anyio.move_on_after(CLOSING):
+                if process._pidfd < 0:  # it may stand still before its exec, in a frozen container for one
+                    await self._channel.send(control.SIGNAL, process._ident, number=int(signal.SIGKILL))
+                await self._channel.until(lambda: process.started or process.failure is not None)
+                if process.started:
+                    process._kill(Reason.KILLED, "a cancellation")
+                    await self._channel.until(lambda: process._exit is not None)
         self._leave(process._ident)
         self._processes.pop(process._ident, None)
         process._close()

@@ -14,6 +14,8 @@ import anyio.abc
 import attrs
 
 from .commands import figures
+from .errors import CrecheError
+from .lifecycle import CLOSING
 from .results import Detail, Exit, Reason, Usage
 from .spawn import exhausted
 from .streams import ReceiveStream, SendStream
@@ -208,8 +210,11 @@ class Process(anyio.abc.Process):
         with anyio.CancelScope(shield=True):
             if self._exit is None:
                 self._kill(Reason.KILLED, "the end of its block")
-                await self.wait()
+                with anyio.move_on_after(CLOSING):
+                    await self.wait()
         self._close()
+        if self._exit is None:
+            raise CrecheError(f"the command was killed, but is not dead after {CLOSING} seconds: it (pid {self._pid}) hangs in the kernel, or is frozen")
 
     def _close(self) -> None:
         self._plumbing.close()
