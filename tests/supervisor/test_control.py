@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import socket
+import tempfile
 from functools import partial
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
@@ -24,8 +26,15 @@ def world():
 
 
 @pytest.fixture
-def place(tmp_path):
-    place = Place(tmp_path / "run" / "creche", "shop")
+def short():
+    """A folder with a short name: an address of a Unix socket has 107 bytes, and the tests bind and connect by path."""
+    with tempfile.TemporaryDirectory(prefix="ctl-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def place(short):
+    place = Place(short / "run" / "creche", "shop")
     with place.claim():
         yield place
 
@@ -180,8 +189,8 @@ def test_a_second_one_says_who_runs_it(place):
         pass
 
 
-def test_a_socket_that_a_killed_one_left_is_no_hindrance(tmp_path):
-    place = Place(tmp_path / "run", "shop")
+def test_a_socket_that_a_killed_one_left_is_no_hindrance(short):
+    place = Place(short / "run", "shop")
     with place.claim(), socket.socket(socket.AF_UNIX) as left:
         left.bind(str(place.socket))
     with pytest.raises(CrecheError, match="does not run"):
