@@ -122,6 +122,8 @@ def _worker(name: str, data: Mapping[str, Any], path: Path) -> ChildSpec:
     given = dict(_table(data.get("spec", {}), f"{place}.spec"))
     if "command" in data:
         given["command"] = data["command"]
+    if isinstance(given.get("mounts"), list):
+        given["mounts"] = [_from_here(mount, path.parent) for mount in given["mounts"]]
     try:
         spec = from_dict(given)
     except SpecError as error:
@@ -139,6 +141,13 @@ def _worker(name: str, data: Mapping[str, Any], path: Path) -> ChildSpec:
             rest[key] = _probe(_table(data[key], f"{place}.{key}"), f"{place}.{key}")
     child: ChildSpec = _said(place, lambda: ChildSpec(name, _patient(spec), **rest))
     return child
+
+
+def _from_here(mount: object, folder: Path) -> object:
+    """A bind's source is seen from the project's folder, as a person would write it."""
+    if isinstance(mount, Mapping) and mount.get("type") == "bind" and isinstance(mount.get("source"), str):
+        return {**mount, "source": str((folder / mount["source"]).resolve())}
+    return mount
 
 
 def _patient(spec: Spec) -> Spec:
