@@ -59,6 +59,7 @@ static void tell(int socket, uint32_t type, const struct creche_failure *failure
 void note(struct creche_failure *failure, uint32_t phase, uint32_t detail, long error)
 {
 	failure->phase = phase;
+	failure->index = ~0u; /* no Step's */
 	failure->op = CRECHE_OP_COUNT;
 	failure->detail = detail;
 	failure->error = (int32_t)-error;

@@ -64,17 +64,20 @@ static void reply(struct creche_reply *message, const int *fds, unsigned count, 
 	struct { int pid; unsigned uid, gid; } who = { pid, (unsigned)sys0(__NR_getuid), (unsigned)sys0(__NR_getgid) };
 	long r;
 
-	packet_data(&p, message, sizeof *message, 0, 0);
-	if (count)
-		packet_attach(&p, 1 /* SCM_RIGHTS */, fds, count * sizeof(int));
-	if (pid) /* the kernel translates the number for the reader: unix(7) */
-		packet_attach(&p, 2 /* SCM_CREDENTIALS */, &who, sizeof who);
-	while ((r = sys3(__NR_sendmsg, CONTROL, &p.header, SEND_QUIETLY | DONT_WAIT)) < 0) {
+	do {
+		packet_data(&p, message, sizeof *message, 0, 0);
+		if (count)
+			packet_attach(&p, 1 /* SCM_RIGHTS */, fds, count * sizeof(int));
+		if (pid) /* the kernel translates the number for the reader: unix(7) */
+			packet_attach(&p, 2 /* SCM_CREDENTIALS */, &who, sizeof who);
+		r = sys3(__NR_sendmsg, CONTROL, &p.header, SEND_QUIETLY | DONT_WAIT);
 		if (r == -EAGAIN)
 			await_control(POLLOUT);
-		else if (r != -EINTR)
+		else if (r == -ETOOMANYREFS && count)
+			count = 0; /* a user's descriptors on their way are counted together: any guest of its can use them up (unix(7)) */
+		else if (r < 0 && r != -EINTR)
 			leave(1);
-	}
+	} while (r < 0);
 }
 
 static void reply_failure(uint32_t type, uint32_t id, const struct creche_failure *f)
@@ -128,12 +131,9 @@ static void set_up(const struct creche_request *request, const void *plan)
 	struct creche_reply ready = { .type = CRECHE_READY };
 
 	ctx.phase = CRECHE_PHASE_SETUP;
-	if (interp_open(&ctx, plan, request->size) < 0) {
-		failure.error = EPROTO;
-		reply_failure(CRECHE_FAILED, 0, &failure);
-		leave(1);
-	}
-	if (interp_run(&ctx) < 0) {
+	if (interp_open(&ctx, plan, request->size) < 0)
+		interp_fail(&ctx, 0, 0, -EPROTO);
+	if (failure.error || interp_run(&ctx) < 0) {
 		reply_failure(CRECHE_FAILED, 0, &failure);
 		leave(1);
 	}
@@ -222,7 +222,8 @@ failed:
 static void run(const struct creche_request *request, const void *plan)
 {
 	struct command *command = free_command();
-	struct creche_failure none = { .phase = CRECHE_PHASE_COMMAND, .op = CRECHE_OP_COUNT, .detail = CRECHE_DETAIL_CLONE };
+	struct creche_failure none = { .phase = CRECHE_PHASE_COMMAND, .index = ~0u, .op = CRECHE_OP_COUNT,
+		.detail = CRECHE_DETAIL_CLONE };
 	long r = command ? start(request, plan, command) : -EAGAIN;
 
 	if (r < 0) {

@@ -89,7 +89,7 @@ void failure_text(struct ctx *c, uint32_t detail, const char *text, size_t size)
 void interp_fail(struct ctx *c, uint32_t index, const struct creche_step *s, long error)
 {
 	c->failure->phase = c->phase;
-	c->failure->index = index;
+	c->failure->index = s ? index : ~0u;
 	c->failure->op = s ? s->op : CRECHE_OP_COUNT;
 	c->failure->blame = s ? s->blame : 0;
 	c->failure->error = (int32_t)-error;

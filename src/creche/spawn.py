@@ -126,6 +126,7 @@ _EXHAUSTED = {
     e.ENFILE: ("descriptors exhausted on the whole machine", "raise the sysctl fs.file-max"),
     e.EAGAIN: ("too many processes", "raise RLIMIT_NPROC (ulimit -u) or the pids.max of the service (systemd: TasksMax=), or free memory"),
     e.ENOMEM: ("no memory", "free memory, or raise the memory limit of this service"),
+    e.ETOOMANYREFS: ("too many descriptors on their way", "end the container that floods them, or keep guests below your own limit (rlimits nofile)"),
     e.EACCES: ("the init could not be made", "vm.memfd_noexec=2 forbids to execute from memory: sysctl vm.memfd_noexec=1"),
 }
 

@@ -212,6 +212,8 @@ static long sent(const struct wire_msghdr *header)
 		return -EAGAIN;
 	if (below(2000) == 0)
 		return -EPIPE;
+	if (header->msg_controllen > sizeof(struct wire_cmsg) + 16 && seldom())
+		return -ETOOMANYREFS;
 	while (at < header->msg_controllen) {
 		const struct wire_cmsg *head = (const void *)((const char *)header->msg_control + at);
 		assert(head->level == 1 && at + head->size <= header->msg_controllen);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import select
 import shutil
 import signal
@@ -130,3 +131,47 @@ def test_a_tool_that_hangs_goes_with_the_child_that_it_is_for(ends: str) -> None
     finally:
         job.socket.close()
         job.free()
+
+
+FLOOD = """
+import os, socket, sys
+pairs, sent = [], 0
+try:
+    while sent < 10_000:
+        pairs.append(socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
+        fd = os.open("/dev/null", 0)
+        for _ in range(5):
+            socket.send_fds(pairs[-1][0], [b"x"], [fd] * 100)
+            sent += 100
+        os.close(fd)
+except OSError:
+    pass
+print(sent, flush=True)
+sys.stdin.read()
+"""
+
+
+@needs("user")
+def test_a_flood_of_descriptors_on_their_way_ends_no_other_container() -> None:
+    """They are counted for the user, so a guest can use them up for all; what goes on meanwhile is a typed error and no death."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+
+    async def main() -> None:
+        async with Container(Spec(["sleep", "1000"], stdin="null", stdout="null", stderr="null")) as other:
+            async with Container(Spec(["python3", "-c", FLOOD])) as flood:
+                assert flood.stdout is not None
+                assert int(await flood.stdout.receive()) > 200
+                with pytest.raises(creche.SpawnError, match="ETOOMANYREFS") as caught:
+                    await other.run(["true"])
+                assert caught.value.hint
+                with pytest.raises(creche.SpawnError, match="ETOOMANYREFS") as caught:
+                    await creche.run(["true"])
+                assert caught.value.hint and caught.value.field is None
+            assert (await other.run(["true"])).exit.ok
+            assert other.exit is None
+
+    try:
+        anyio.run(main)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -81,7 +81,12 @@ def _without_step(failure: Failure, spec: Spec, plan: Plan, text: str, why: Why)
         return SpawnError(f"the init could not be executed: {_said(failure)}", step="init", errno=error, hint=hint)
     if error == e.ECANCELED:
         return SpawnError("the start was cancelled", step="clone3", errno=error)
-    hint = "without an init 250 idmapped binds and layers are the most: leave init True, or give fewer" if error == e.E2BIG else None
+    hints = {
+        e.E2BIG: "without an init 250 idmapped binds and layers are the most: leave init True, or give fewer",
+        e.ETOOMANYREFS: "descriptors that a user's programs (a guest's too) have sent and nobody has received are counted together: end the "
+        "container that floods them, or keep guests below your own limit (rlimits nofile)",
+    }
+    hint = hints.get(error)
     return SpawnError(f"the container could not be started: {_said(failure)}", step="spawn", errno=error, hint=hint)
 
 
