@@ -9,7 +9,7 @@ from house.house import NATIVE
 
 from creche import _native
 from creche.plan.steps import NONE, STEPS
-from creche.wire import encode
+from creche.wire import control, encode
 
 ffi, lib = _native.ffi, _native.lib
 
@@ -46,3 +46,8 @@ def test_a_bound_is_the_same_there_and_here(name: str) -> None:
 
 def test_no_slot_is_the_same_number() -> None:
     assert lib.CRECHE_SLOT_NONE == NONE
+
+
+@pytest.mark.parametrize("name", ["OPEN", "MKDIR", "UNLINK", "RMDIR", "SYMLINK", "MODE", "OWNER"])
+def test_what_the_init_may_be_asked_of_files_is_the_same_there_and_here(name: str) -> None:
+    assert getattr(lib, f"CRECHE_FILE_{name}") == getattr(control, f"FILE_{name}")
