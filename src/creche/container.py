@@ -19,7 +19,7 @@ from .channel import Channel
 from .communicate import drop
 from .errors import CrecheError, SpecError
 from .lifecycle import CLOSING, Action, Event, State, step
-from .limited import Limited
+from .limited import Limited, earlier
 from .machine import Machine
 from .place import Place
 from .plan.compile import Context, Plan
@@ -231,7 +231,7 @@ class Container(Starting, Place, Limited):
             raise CrecheError(f"the container can't be waited for: {self._state.value}")
         while True:
             spent = self._cpu_alarm()
-            await self._channel.until(done, lambda: _earlier(process._grace_ends, spent))  # noqa: B023
+            await self._channel.until(done, lambda: earlier(process._grace_ends, spent))  # noqa: B023
             if done() or self._channel.ended:
                 return
             self._alarm(process)
@@ -284,7 +284,7 @@ class Container(Starting, Place, Limited):
         return True
 
     async def _readable(self) -> None:
-        at = _earlier(self._processes[1]._grace_ends, self._cpu_alarm())
+        at = earlier(self._processes[1]._grace_ends, self._cpu_alarm())
         with (
             anyio.move_on_after(None if at is None else max(0.0, at - time.monotonic())),
             contextlib.suppress(anyio.ClosedResourceError),  # nudged: a grace was set
@@ -446,7 +446,3 @@ class Container(Starting, Place, Limited):
         number = signal_number(signal)
         if 1 in self._processes:
             self._processes[1].send_signal(number)
-
-
-def _earlier(one: float | None, other: float | None) -> float | None:
-    return other if one is None else one if other is None else min(one, other)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .spec.limits import Limits
     from .spec.spec import Spec
 
-__all__ = ["BoxEvent", "Limited"]
+__all__ = ["BoxEvent", "Limited", "earlier"]
 
 
 @frozen
@@ -151,3 +151,8 @@ def _rises(before: Events, now: Events) -> list[BoxEvent]:
         for kind, field in _KINDS.items()
         if getattr(now, kind) > getattr(before, kind)
     ]
+
+
+def earlier(one: float | None, other: float | None) -> float | None:
+    """The earlier of two moments, either of which may be none."""
+    return other if one is None else one if other is None else min(one, other)
