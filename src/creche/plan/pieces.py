@@ -1,0 +1,190 @@
+"""The pieces that a container's mounts are made of: slots, trees, fresh file systems, a stage out of sight, overlays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from ..errors import SpecError, UnsupportedError
+from ..hostview import HostListing
+from ..machine import Machine
+from ..spec.filesystem import Bind, Directory, File, Overlay
+from ..spec.spec import Spec
+from . import steps as st
+from .ids import Identity
+
+__all__ = ["Pieces"]
+
+RDONLY, NOSUID, NODEV, NOEXEC = 0x1, 0x2, 0x4, 0x8  # mount_setattr(2)
+MIB = 1 << 20
+UPPER_SIZE = 512 * MIB  #: of a throw-away upper layer
+INODES = 65_536
+
+
+class Pieces:
+    """Collects Steps: what is opened on the host's side first, then what is built inside the root."""
+
+    def __init__(self, spec: Spec, machine: Machine, who: Identity, view: HostListing, scratch: str | None, first: int = st.PASSED) -> None:
+        self.spec, self.machine, self.who, self.view, self.scratch = spec, machine, who, view, scratch
+        self.parent: list[st.Step] = []  # idmapped trees
+        self.host: list[st.Step] = []
+        self.build: list[st.Step] = []
+        self.late: list[st.Step] = []
+        self._stage: int | None = None
+        self._staged = self._scratches = 0
+        self._procs: list[str] = []  # where a proc is mounted; st.PROC is the last of them
+        self._wanted = self._idmapped_count()
+        self._first = first
+        self._next = first + self._wanted
+        self.userns = spec.namespaces.user is not False
+
+    # ---- slots ----
+
+    def _slot(self) -> int:
+        self._next += 1
+        return self._next - 1
+
+    def _idmap(self, path: str, blame: str, *, recursive: bool = True) -> int:
+        index = len(self.parent)
+        self.parent.append(st.Idmap(slot=st.IDMAPPED + index, text=path, flags=st.RECURSIVE if recursive else 0, blame=blame))
+        return self._first + index
+
+    def _idmapped_count(self) -> int:
+        spec = self.spec
+        count = sum(1 for mount in spec.mounts if isinstance(mount, Bind) and self._idmaps(mount))
+        if self.who.idmaps:
+            for layer in (spec.rootfs, *spec.mounts):
+                if isinstance(layer, Directory):
+                    count += 1
+                elif isinstance(layer, Overlay):
+                    count += len(layer.lower) + (1 if layer.upper is not None or not self.machine.tmpfs_user_xattr else 0)
+        return count
+
+    def _idmaps(self, bind: Bind) -> bool:
+        if bind.uid_map is not None:
+            raise UnsupportedError("a Bind with id maps of its own", "give the whole container these maps (Spec.uid_map, gid_map)")
+        if bind.idmap and not self.who.idmaps:
+            raise UnsupportedError(
+                "an idmapped mount: only root can make one, for a container in a range of its own",
+                "leave Bind.idmap out: files keep their owners where the caller's own id is mapped",
+            )
+        return self.who.idmaps and (bind.idmap if bind.idmap is not None else not bind.readonly)
+
+    # ---- pieces ----
+
+    def _tree(self, path: str, blame: str, *, recursive: bool = True) -> int:
+        slot = self._slot()
+        self.host.append(st.OpenTree(slot=slot, text=path, flags=st.RECURSIVE if recursive else 0, blame=blame))
+        return slot
+
+    def _attributes(self, slot: int, attributes: int, blame: str, *, recursive: bool = True) -> None:
+        if attributes:
+            self.build.append(st.MountAttr(slot=slot, a=attributes, flags=st.RECURSIVE if recursive else 0, blame=blame))
+
+    def _attach(self, slot: int, target: str, blame: str) -> None:
+        self.build.append(st.Attach(slot=slot, text=target, blame=blame))
+
+    def _new(self, kind: str, options: Iterable[tuple[str, str]], attributes: int, blame: str, slot: int | None = None) -> int:
+        slot = self._slot() if slot is None else slot
+        self.build.append(st.FsOpen(slot=slot, text=kind, blame=blame))
+        self.build += [st.FsString(slot=slot, text=key, text2=value, blame=blame) for key, value in options]
+        self.build.append(st.FsMount(slot=slot, a=attributes, blame=blame))
+        return slot
+
+    def _tmpfs(self, size: int, mode: int, blame: str, *, inodes: int | None = None, attributes: int = NOSUID | NODEV) -> int:
+        inodes = inodes or max(1024, min(INODES, size // 4096))
+        options = (("size", str(size)), ("nr_inodes", str(inodes)), ("mode", f"{mode:o}"))
+        return self._new("tmpfs", options, attributes, blame)
+
+    def _staging(self) -> int:
+        """A small tmpfs for single files, and below it the trees that others are taken from.
+
+        It lies over the old root and below the container's, so it is made first and goes with the old root: what is laid
+        over the container's root itself could be reached by "/..".
+        """
+        if self._stage is None:
+            spec = self.spec
+            size = 64 * 1024 + sum(len(mount.content) + 4096 for mount in spec.mounts if isinstance(mount, File))
+            layers = sum(1 + len(layer.lower) for layer in (spec.rootfs, *spec.mounts) if isinstance(layer, Overlay))
+            self._stage = self._tmpfs(size, 0o755, "mounts", inodes=256 + 2 * len(spec.mounts) + layers)
+            self.build.append(st.Stage(slot=self._stage))
+        return self._stage
+
+    def _stage_tree(self, slot: int, blame: str) -> None:
+        self.build.append(st.Stage(slot=slot, slot2=self._staging(), text=f"s{self._staged}", blame=blame))
+        self._staged += 1
+
+    def _staged_file(self, content: bytes, mode: int, blame: str) -> int:
+        stage, name = self._staging(), f"f{self._staged}"
+        self._staged += 1
+        self.build.append(st.MakeFile(slot=stage, text=name, text2=content, a=mode, blame=blame))
+        slot = self._slot()
+        self.build.append(st.LinkTree(slot=slot, slot2=stage, text=name, blame=blame))
+        return slot
+
+    # ---- overlays ----
+
+    def _layers(self, overlay: Overlay, blame: str) -> tuple[list[int], int | None, int | None]:
+        lowers = []
+        if self.who.idmaps:
+            for index, path in enumerate(overlay.lower):
+                slot = self._idmap(path, f"{blame}.lower[{index}]", recursive=False)
+                self._stage_tree(slot, f"{blame}.lower[{index}]")
+                lowers.append(slot)
+        else:
+            for index, path in enumerate(overlay.lower):
+                lowers.append(self._slot())
+                self.host.append(st.Open(slot=lowers[-1], text=path, flags=st.DIRECTORY, blame=f"{blame}.lower[{index}]"))
+        if overlay.upper is None or overlay.work is None:
+            if self.machine.tmpfs_user_xattr or not self.userns:
+                fresh = self._tmpfs(UPPER_SIZE, 0o755, blame)
+                self._stage_tree(fresh, blame)
+                self.build += [st.MakeDirectory(slot=fresh, text=name, a=0o755, blame=blame) for name in ("upper", "work")]
+                return lowers, *self._below(fresh, "upper", "work", blame)
+            if self.scratch is None:
+                raise UnsupportedError("a throw-away upper layer: tmpfs has no user xattrs before Linux 6.6", "give Overlay an upper and a work")
+            upper, work = f"{self.scratch}/{self._scratches}/upper", f"{self.scratch}/{self._scratches}/work"
+            self._scratches += 1
+        else:
+            upper, work = overlay.upper, overlay.work
+        if self.who.idmaps:
+            pair_of = [os.path.normpath(path) for path in (upper, work)]
+            if len({path.startswith("/") for path in pair_of}) == 2:
+                raise SpecError(f"{blame}.work", work, "give upper and work both as absolute paths")
+            common = os.path.commonpath(pair_of)
+            # upper and work must lie in one mount (overlayfs.rst), so their common parent is what gets idmapped
+            slot = self._idmap(common or ".", f"{blame}.upper", recursive=False)
+            self._stage_tree(slot, f"{blame}.upper")
+            names = [path[len(common) :].lstrip("/") for path in pair_of]
+            return lowers, *self._below(slot, names[0], names[1], f"{blame}.upper")
+        pair = self._slot(), self._slot()
+        for slot, path, field in ((pair[0], upper, "upper"), (pair[1], work, "work")):
+            self.host.append(st.Open(slot=slot, text=path, flags=st.DIRECTORY, blame=f"{blame}.{field}"))
+        return lowers, *pair
+
+    def _below(self, slot: int, first: str, second: str, blame: str) -> tuple[int, int]:
+        pair = self._slot(), self._slot()
+        for at, name in zip(pair, (first, second), strict=True):
+            self.build.append(st.Open(slot=at, slot2=slot, text=name, flags=st.DIRECTORY, blame=blame))
+        return pair
+
+    def _overlay(self, lowers: list[int], upper: int | None, work: int | None, blame: str, attributes: int) -> int:
+        slot = self._slot()
+        if not self.machine.overlay_lowerdir_plus:
+            if upper is not None and work != upper + 1:
+                raise AssertionError("upper and work are made side by side")
+            self.build.append(
+                st.OverlayOld(slot=slot, slot2=st.NONE if upper is None else upper, a=lowers[0], b=len(lowers),
+                              flags=st.USERXATTR if self.userns else 0, blame=blame)
+            )  # fmt: skip
+            self._attributes(slot, attributes, blame)
+            return slot
+        self.build.append(st.FsOpen(slot=slot, text="overlay", blame=blame))
+        if self.userns:
+            self.build.append(st.FsFlag(slot=slot, text="userxattr", blame=blame))
+        self.build += [st.FsFd(slot=slot, slot2=lower, text="lowerdir+", blame=blame) for lower in lowers]
+        if upper is not None and work is not None:
+            self.build.append(st.FsFd(slot=slot, slot2=upper, text="upperdir", blame=blame))
+            self.build.append(st.FsFd(slot=slot, slot2=work, text="workdir", blame=blame))
+        self.build.append(st.FsMount(slot=slot, a=attributes, blame=blame))
+        return slot
