@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal as _signal
 import time
 import warnings
@@ -23,7 +22,7 @@ from .limited import Limited, earlier
 from .machine import Machine
 from .place import Place
 from .plan.compile import Context, Plan
-from .process import Process, signal_number
+from .process import Process, is_dead, signal_number
 from .results import Exit, Reason
 from .spawn import RUNNING, Job, reap
 from .spec.spec import Spec
@@ -393,9 +392,7 @@ class Container(Starting, Place, Limited):
             return
         self._kill(Reason.KILLED, "the garbage collector")
         if self._pidfd >= 0 and not self._reaped:
-            ended = select.poll()
-            ended.register(self._pidfd, select.POLLIN)
-            ended.poll(CLOSING * 1000)
+            is_dead(self._pidfd, CLOSING)
             self._bury()
         self._release()
         if self._group is not None:
@@ -430,8 +427,8 @@ class Container(Starting, Place, Limited):
         """Send the main command SIGTERM; after `grace` seconds everything is killed. Without a main command: `kill`."""
         if self._main is None:
             self.kill()
-            return
-        self._main.terminate(grace)
+        else:
+            self._main.terminate(grace)
 
     def _wake(self) -> None:
         """Whoever waits looks again: at the clock, or at what has changed."""

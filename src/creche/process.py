@@ -26,12 +26,19 @@ if TYPE_CHECKING:
     from .errors import SpawnError
     from .plumbing import Plumbing
 
-__all__ = ["Process"]
+__all__ = ["Process", "is_dead"]
 
 
 def signal_number(signal: int) -> int:
     """A signal's number, real-time ones included. Raises ValueError for what is none."""
     return signal if 32 <= signal <= 64 else _signal.Signals(signal)
+
+
+def is_dead(pidfd: int, seconds: float = 0) -> bool:
+    """Whether the process is dead, reaped or not, waiting at most so long: its pidfd is readable then (pidfd_open(2))."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 class Process(anyio.abc.Process):
@@ -114,9 +121,7 @@ class Process(anyio.abc.Process):
         """Whether it is dead and its init is about to tell how: then it ended before we acted."""
         if self._exit is not None or self._pidfd < 0 or not self._box.spec.has_init:
             return self._exit is not None
-        dead = select.poll()
-        dead.register(self._pidfd, select.POLLIN)  # pidfd_open(2): readable means dead
-        return bool(dead.poll(0))
+        return is_dead(self._pidfd)
 
     def look(self, wanted: bool) -> None:
         """Take its figures while they are there: who is killed with the init is reaped by nobody who would tell."""

@@ -7,10 +7,10 @@ import random
 
 import anyio
 import pytest
+from loop.helpers import BOUND, SLEEPER, alive, below, shell
 
 import creche
 from creche import Container, CrecheError, Reason, Spec
-from loop.helpers import BOUND, SLEEPER, alive, below, shell
 from needs import needs
 
 pytestmark = needs("native", "userns")

@@ -9,12 +9,12 @@ import struct
 
 import anyio
 import pytest
+from loop.helpers import BOUND, SLEEPER, supervisor
 
-from creche import Container, CrecheError, Reason, Spec, SpawnError
+from creche import Container, CrecheError, Reason, SpawnError, Spec
 from creche.channel import Channel
 from creche.wire import control
 from creche.wire.control import REPLY_SIZE
-from loop.helpers import BOUND, SLEEPER, supervisor
 from needs import needs
 
 pytestmark = needs("native", "userns")
@@ -203,7 +203,7 @@ async def test_descriptors_that_come_with_rubbish_are_closed():
 
 async def test_more_descriptors_than_any_init_sends():
     ours, theirs = pair()
-    got, handle = seen()
+    _, handle = seen()
     channel = Channel(ours, handle)
     before = set(os.listdir("/proc/self/fd"))
     fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(60)]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import anyio
 import pytest
+from loop.helpers import BOUND, SLEEPER, supervisor
 
 from creche import Container, Limits, Reason, Spec
-from loop.helpers import BOUND, SLEEPER, supervisor
 from needs import needs
 
 pytestmark = needs("native", "userns", "limits")
@@ -46,13 +46,12 @@ async def test_a_command_that_stands_still_before_its_exec_is_given_up():
 
 async def test_a_supervisor_that_leaves_while_many_start():
     with anyio.fail_after(BOUND):
-        async with anyio.create_task_group() as tasks:
-            async with frozen_soon() as box:
-                await box.freeze()
-                for _ in range(5):
-                    tasks.start_soon(box.run, SLEEPER)
-                await anyio.sleep(0.05)
-                tasks.cancel_scope.cancel()
+        async with anyio.create_task_group() as tasks, frozen_soon() as box:
+            await box.freeze()
+            for _ in range(5):
+                tasks.start_soon(box.run, SLEEPER)
+            await anyio.sleep(0.05)
+            tasks.cancel_scope.cancel()
 
 
 VERSION_1 = """

@@ -10,8 +10,8 @@ import signal
 import time
 
 import pytest
-
 from loop.helpers import alive, below, supervisor, wait_for
+
 from needs import needs
 
 pytestmark = needs("native", "userns")
@@ -55,14 +55,13 @@ anyio.run(main, backend=sys.argv[1])
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_kill_9_ends_every_container_daemons_included(backend):
-    with adopting():
-        with supervisor(MANY, backend, "50") as process:
-            assert process.stdout.readline() == "up\n"
-            inside = below(process.pid)
-            assert len(inside) >= 50 + 25 + 10  # an init each, main commands in half of them, daemons in some
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            wait_for(lambda: not any(alive(pid) for pid in inside), "the end of all containers")
+    with adopting(), supervisor(MANY, backend, "50") as process:
+        assert process.stdout.readline() == "up\n"
+        inside = below(process.pid)
+        assert len(inside) >= 50 + 25 + 10  # an init each, main commands in half of them, daemons in some
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        wait_for(lambda: not any(alive(pid) for pid in inside), "the end of all containers")
 
 
 FORKED = """
@@ -81,16 +80,15 @@ anyio.run(main)
 
 
 def test_a_fork_of_the_supervisor_keeps_nothing_alive():
-    with adopting():
-        with supervisor(FORKED) as process:
-            fork = int(process.stdout.readline().split()[1])
-            inside = below(process.pid) - {fork}
-            assert len(inside) >= 4
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            wait_for(lambda: not any(alive(pid) for pid in inside), "the end of all containers")
-            assert alive(fork)
-            os.kill(fork, signal.SIGKILL)
+    with adopting(), supervisor(FORKED) as process:
+        fork = int(process.stdout.readline().split()[1])
+        inside = below(process.pid) - {fork}
+        assert len(inside) >= 4
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        wait_for(lambda: not any(alive(pid) for pid in inside), "the end of all containers")
+        assert alive(fork)
+        os.kill(fork, signal.SIGKILL)
 
 
 COLLECTING = """

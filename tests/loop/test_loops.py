@@ -13,10 +13,10 @@ from pathlib import Path
 import anyio
 import pytest
 import trio
+from loop.helpers import BOUND, SLEEPER, below, shell, wait_for
 
 import creche
 from creche import Container, Reason, Spec
-from loop.helpers import BOUND, SLEEPER, below, shell, wait_for
 from needs import needs
 
 pytestmark = needs("native", "userns")

@@ -42,9 +42,9 @@ async def test_only_three_descriptors_are_open_inside(how):
 
 
 async def test_a_place_does_not_hand_out_pipes_of_others():
-    async with Container(Spec(["sleep", "1000"])) as one, Container(Spec(["sleep", "1000"])) as other:
-        async with one.open(["sleep", "1000"]), other.open(["sleep", "1000"]):
-            assert (await one.run(LIST)).stdout == (await other.run(LIST)).stdout == b"[0, 1, 2]\n"
+    sleep = ["sleep", "1000"]
+    async with Container(Spec(sleep)) as one, Container(Spec(sleep)) as other, one.open(sleep), other.open(sleep):
+        assert (await one.run(LIST)).stdout == (await other.run(LIST)).stdout == b"[0, 1, 2]\n"
 
 
 async def test_a_file_and_a_descriptor(tmp_path: Path):

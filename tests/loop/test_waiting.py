@@ -220,11 +220,10 @@ async def test_waiters_hear_of_the_end_of_the_block():
     async def wait(thing):
         heard.append(await thing.wait())
 
-    async with anyio.create_task_group() as tasks:
-        async with Container(Spec(SLEEPER)) as box, box.open(SLEEPER) as process:
-            tasks.start_soon(wait, box)
-            tasks.start_soon(wait, process)
-            await anyio.wait_all_tasks_blocked()
+    async with anyio.create_task_group() as tasks, Container(Spec(SLEEPER)) as box, box.open(SLEEPER) as process:
+        tasks.start_soon(wait, box)
+        tasks.start_soon(wait, process)
+        await anyio.wait_all_tasks_blocked()
     assert len(heard) == 2 and -signal.SIGKILL in heard
 
 
