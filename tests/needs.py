@@ -133,10 +133,16 @@ def _libseccomp() -> str | None:
 def _sanitizers() -> str | None:
     command = ["cc", "-fsanitize=address,undefined", "-x", "c", "-", "-o", "/dev/null"]
     try:
-        done = subprocess.run(command, input="int main(void) { return 0; }", capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, input="int main(void) { return 0; }", capture_output=True, text=True, check=False
+        )
     except FileNotFoundError:
         return "cc (Debian's package gcc)"
-    return "a cc with -fsanitize=address,undefined (Debian's package libgcc-12-dev or newer)" if done.returncode else None
+    return (
+        "a cc with -fsanitize=address,undefined (Debian's package libgcc-12-dev or newer)"
+        if done.returncode
+        else None
+    )
 
 
 @_need("libfuzzer")
