@@ -97,10 +97,10 @@ def test_descriptors_run_out_at_every_point(kind, backend):
 
 
 NOBODY_MORE = """
-import os, resource, anyio, creche
+import os, resource, sys, anyio, creche
 async def main():
-    assert (await creche.run(["true"])).ok
-    await anyio.sleep(6)  # the spawning threads have gone home
+    if sys.argv[1] == "later":  # the thread that spawns is there already
+        assert (await creche.run(["true"])).ok
     resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
     try:
         await creche.run(["true"])
@@ -110,10 +110,10 @@ anyio.run(main)
 """
 
 
-@pytest.mark.slow
 @needs("user")
-def test_processes_run_out():
-    with supervisor(NOBODY_MORE) as process:
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_processes_run_out(when):
+    with supervisor(NOBODY_MORE, when) as process:
         printed = process.stdout.read()
     assert printed.startswith("11 ") and "nproc" in printed.lower()
 
