@@ -88,7 +88,15 @@ class TestInsideBubblewrap:
 class TestInsideCreche:
     """One container in another."""
 
-    SEEN = ("-v", f"{around.SOURCE}:{around.SOURCE}:ro", "-e", f"PYTHONPATH={around.SOURCE}")
+    #: The interpreter, which may be that of a virtual environment, and the package under test.
+    SEEN = (
+        "-v",
+        f"{sys.prefix}:{sys.prefix}:ro",
+        "-v",
+        f"{around.SOURCE}:{around.SOURCE}:ro",
+        "-e",
+        f"PYTHONPATH={around.SOURCE}",
+    )
     OPEN = ("--security-opt", "seccomp=unconfined", "--security-opt", "systempaths=unconfined")
 
     @pytest.fixture(autouse=True)

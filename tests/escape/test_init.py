@@ -250,6 +250,7 @@ while time.monotonic() < end:
                 if "memfd" in program or "s3cret" in answer:
                     got.append([what, program, answer])
             seen.add(pid)
+            os.closerange(3, 64)  # what the tries left open
 print(json.dumps([len(seen), got]))
 """
 

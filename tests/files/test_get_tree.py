@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -113,7 +114,8 @@ async def test_a_guest_that_swaps_a_directory_for_a_link_meanwhile(box, tmp_path
     async with box.open(swap) as process:
         await process.stdout.receive()
         for number in range(15):
-            await box.get("/tmp/out", to=tmp_path / str(number))
+            with contextlib.suppress(FileError):  # a copy may fail of it; what counts is what came out
+                await box.get("/tmp/out", to=tmp_path / str(number))
             for _, folders, files in os.walk(tmp_path / str(number)):
                 found |= {*folders, *files}
     assert found <= {"sub", "deep", *map(str, range(30))}
