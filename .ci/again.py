@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Sets the results of a second try beside those of the first: who passed then is told by name, and counts as passed."""
 
 from __future__ import annotations
