@@ -28,6 +28,7 @@ class Model:
     filled: set[int] = field(factory=set)
     mounted: bool = False
     private: bool = False
+    groups: bool = False
     identity: bool = False
     pivoted: bool = False
     filtered: bool = False
@@ -74,6 +75,8 @@ def setup(plan: Plan, spec: Spec) -> None:
         _setup_step(m, step, plan, spec)
     if "mount" in plan.new:
         must(m.pivoted is (spec.rootfs is not None), "a container with a root of its own pivots into it")
+    if "user" in plan.new and plan.init and plan.who.setgroups:
+        must(m.groups, "the init keeps none of the caller's groups")
     must({st.ROOT, st.PROC} <= m.kept, "the init keeps its root and its proc")
     must(not (spec.rootfs is None and m.staged), "what is staged over the caller's own root is taken away")
 
@@ -92,6 +95,9 @@ def _setup_step(m: Model, step: st.Step, plan: Plan, spec: Spec) -> None:
     if isinstance(step, st.Propagation):
         must(not m.mounted and not m.private, "propagation is cut once, first")
         m.private = True
+    elif isinstance(step, st.Groups):
+        must(not m.identity, "groups are dropped by whom the caller's power lets")
+        m.groups = True
     elif isinstance(step, st.Identity):
         must(not m.mounted, "what is made belongs to the container's root")
         m.identity = True

@@ -90,6 +90,14 @@ def test_control_the_model_sees_a_plan_in_another_order(part: str, first: type[s
         check(broken, spec)
 
 
+def test_control_the_model_misses_groups_that_stay() -> None:
+    spec, machine = EXAMPLES["true-root"]
+    compiled = plan(spec, machine)
+    broken = attrs.evolve(compiled, setup=tuple(step for step in compiled.setup if not isinstance(step, st.Groups)))
+    with pytest.raises(Broken):
+        check(broken, spec)
+
+
 @pytest.mark.parametrize("gone", [st.Propagation, st.Pivot, st.NoNewPrivs, st.Seccomp, st.Capabilities, st.User, st.Signals, st.Root])
 def test_control_the_model_misses_a_step_that_is_gone(gone: type[st.Step]) -> None:
     spec, machine = EXAMPLES["true-user"]

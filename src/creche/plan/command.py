@@ -13,7 +13,7 @@ from ..spec.filesystem import HostView
 from ..spec.spec import Spec
 from ..spec.tuning import RLIMIT_NAMES
 from . import steps as st
-from .ids import Identity
+from .ids import Identity, may_set_groups, no_groups
 from .landlock import landlock_steps
 from .seccomp import compile_filter
 
@@ -157,15 +157,12 @@ def _limits(limits: Mapping[str, tuple[int, int]], names: Set[str]) -> list[st.S
 
 def _ids(spec: Spec, machine: Machine, who: Identity, account: Account) -> list[st.Step]:
     steps: list[st.Step] = []
-    may_set = who.setgroups if who.new else machine.may_map_ids
     if account.groups:
-        if not may_set:
+        if not may_set_groups(machine, who):
             raise SpecError("groups", spec.groups, "setgroups is denied where one id is mapped: give sub-ids and an explicit gid_map")
         steps.append(st.Groups(text=struct.pack(f"={len(account.groups)}I", *account.groups), blame="groups"))
-    elif may_set:
-        # In a joined user namespace setgroups may be denied; then the caller's groups stay (user_namespaces(7)).
-        flags = 0 if isinstance(spec.namespaces.user, bool) else st.OPTIONAL
-        steps.append(st.Groups(text=b"", flags=flags, blame="groups"))
+    elif may_set_groups(machine, who):
+        steps.append(no_groups(spec))
     if not who.maps(account.uid):
         raise SpecError("user", spec.user, f"uid {account.uid} is not mapped in the container: widen uid_map, or give another user")
     if not who.maps_group(account.gid):

@@ -14,7 +14,7 @@ from ..spec.spec import Spec
 from . import steps as st
 from .command import Account, Descriptor, command_steps
 from .guard import guard_steps
-from .ids import RANGE, Identity, identity, map_steps
+from .ids import RANGE, Identity, identity, map_steps, may_set_groups, no_groups
 from .mounts import MS_PRIVATE, Mounts
 
 __all__ = ["Context", "Plan", "compile", "needs_scratch"]
@@ -192,7 +192,7 @@ def _remembered_setup(spec: Spec, machine: Machine, who: Identity, context: Cont
     key = (
         spec.init, spec.rootfs, spec.mounts, spec.devices, spec.namespaces, spec.hostname or spec.name, spec.domainname, tuple(spec.sysctl.items()),
         security.masked_paths, security.readonly_paths, security.no_new_privs, security.privileged,
-        who.new, who.private, who.idmaps, who.uid, who.gid, who.maps_group(5), context.scratch, context.held, id(machine), id(context.view),
+        who.new, who.private, who.idmaps, who.setgroups, who.uid, who.gid, who.maps_group(5), context.scratch, context.held, id(machine), id(context.view),
         spec.has_init, tuple(spec.time_offsets.items()),
     )  # fmt: skip
     found = _setups.get(key)
@@ -224,6 +224,8 @@ def _setup(spec: Spec, machine: Machine, who: Identity, context: Context) -> tup
         if spec.time_offsets:  # while /proc/self is the caller's: after a change of ids it is not
             setup.append(st.Open(slot=st.PROC, text="/proc", flags=st.DIRECTORY))
             setup.append(st.Write(slot=st.PROC, text="self/timens_offsets", text2=_offsets(spec), blame="time_offsets"))
+    if spec.has_init and may_set_groups(machine, who):
+        setup.append(no_groups(spec))  # what is opened for box.get is opened by an init without the caller's groups, too
     if who.new or not isinstance(kinds["user"], bool):
         setup.append(st.Identity(a=who.uid, b=who.gid, blame="uid_map"))  # from here on as the container's root
     if kinds["mount"] is True:

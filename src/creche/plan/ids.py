@@ -10,7 +10,7 @@ from ..spec.identity import IdMap, covers
 from ..spec.spec import Spec
 from . import steps as st
 
-__all__ = ["RANGE", "Identity", "identity", "map_steps", "outside"]
+__all__ = ["RANGE", "Identity", "identity", "map_steps", "may_set_groups", "no_groups", "outside"]
 
 PAGE = 4096  #: a map must come in one write of less than a page: user_namespaces(7)
 RANGE = 65_536  #: ids that a container of root's has by default
@@ -42,6 +42,16 @@ def outside(maps: tuple[IdMap, ...], inside: int) -> int | None:
         if item.inside <= inside < item.inside + item.count:
             return item.outside + inside - item.inside
     return None
+
+
+def may_set_groups(machine: Machine, who: Identity) -> bool:
+    """Whether setgroups(2) is allowed to the container's root: user_namespaces(7) denies it where an ordinary user maps one id."""
+    return who.setgroups if who.new else machine.may_map_ids
+
+
+def no_groups(spec: Spec) -> st.Groups:
+    """The caller's supplementary groups go. In a joined user namespace setgroups may be denied; then they stay (user_namespaces(7))."""
+    return st.Groups(flags=0 if isinstance(spec.namespaces.user, bool) else st.OPTIONAL, blame="groups")
 
 
 def wants_range(spec: Spec, machine: Machine) -> bool:
