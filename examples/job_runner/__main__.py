@@ -1,16 +1,17 @@
 """Runs a folder of programs, so many at a time, each in a container of its own.
 
 python examples/job_runner examples/programs -j 4 --timeout 5 --memory 100M
+python examples/job_runner examples/programs --queue jobs.db
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -19,7 +20,7 @@ from report import Report
 from running import Bounds, run_all
 from screen import Screen
 
-from creche import CrecheError, Exit, Limits, SpecError
+from creche import CrecheError, FileError, Limits, SpecError
 from creche.units import number, seconds, size
 
 FAILED, USAGE, OURS = 1, 2, 125
@@ -30,7 +31,8 @@ each line. Programs see the host's programs and libraries, their own folder (rea
 nothing else: no home, no network, no other processes.
 
 Exit status: 0 when all ended well, 1 when one did not, 2 for wrong options, 125 when this machine can't do what was
-asked (`creche doctor` says why), 128+N when signal N ended the runner. Whatever ends it, nothing is left running.
+asked (`creche doctor` says why), 128+N when signal N ended the runner. Whatever ends it, nothing is left running;
+with --queue, what was not done is in the file, and the next run does it.
 """
 
 
@@ -42,7 +44,13 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="a folder, a program, or a list of commands")
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="a folder, a program, or a list of commands")
+    parser.add_argument(
+        "--queue",
+        type=Path,
+        metavar="FILE",
+        help="keep the jobs in this file: started again, it does what is not done (without a PATH: nothing else)",
+    )
     parser.add_argument(
         "-j",
         "--jobs",
@@ -73,13 +81,15 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     given = parser.parse_args(words)
     if given.jobs < 1:
         parser.error("--jobs: at least 1")
+    if not given.paths and given.queue is None:
+        parser.error("the following arguments are required: PATH (or --queue)")
     try:
         given.bounds = Bounds(
             Limits(memory=given.memory, cpus=given.cpus and number(given.cpus, "--cpus"), pids=given.pids),
-            math.inf if given.timeout == "none" else seconds(given.timeout, "--timeout"),
-            math.inf if given.max_output == "none" else size(given.max_output, "--max-output"),
+            None if given.timeout == "none" else seconds(given.timeout, "--timeout"),
+            None if given.max_output == "none" else size(given.max_output, "--max-output"),
         )
-        given.programs = find(given.paths)
+        given.programs = find(given.paths) if given.paths else []
     except (SpecError, NothingToRun, OSError) as error:
         parser.error(str(error))
     return given
@@ -88,7 +98,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
 async def main(given: argparse.Namespace) -> int:
     """Run them, and show how they ended, also when a signal says that it is enough."""
     screen = Screen()
-    report = Report(given.programs, screen, quiet=given.quiet)
+    report = Report(screen, quiet=given.quiet)
     caught: list[int] = []
 
     async def until_told(scope: anyio.CancelScope) -> None:
@@ -101,13 +111,12 @@ async def main(given: argparse.Namespace) -> int:
         with anyio.CancelScope() as scope:
             watch.start_soon(until_told, scope)
             watch.start_soon(screen.run)
-            await run_all(given.programs, given.jobs, given.bounds, report)
+            await run_all(given.programs, given.jobs, given.bounds, report, given.queue)
         watch.cancel_scope.cancel()
     await report.table()
     if caught:
         return 128 + caught[0]
-    well = [end for end in report.ends.values() if isinstance(end, Exit) and end.ok]
-    return 0 if len(well) == len(given.programs) else FAILED
+    return 0 if report.all_well else FAILED
 
 
 def run(given: argparse.Namespace) -> int:
@@ -129,10 +138,11 @@ def run(given: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FAILED
     print(f"job_runner: {ours[0]}", file=sys.stderr)
-    print(
-        "job_runner: `creche doctor` tells what this machine can do, and what would change it",
-        file=sys.stderr,
-    )
+    if not isinstance(ours[0], FileError):
+        print(
+            "job_runner: `creche doctor` tells what this machine can do, and what would change it",
+            file=sys.stderr,
+        )
     return OURS
 
 

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -216,6 +217,110 @@ def test_nothing_outlives_a_runner_that_was_killed(stubborn: Path, token: str) -
         runner.kill()
         runner.wait(PATIENCE)
         until(lambda: not marked(token), "something outlived the runner")
+
+
+# ---- the queue in a file ----
+
+
+@pytest.fixture
+def gated(tmp_path: Path, token: str) -> Path:
+    """A folder with two programs that end at once, one of them badly, and two that wait for a file beside them."""
+    folder = tmp_path / "programs"
+    folder.mkdir(mode=0o755)
+    (folder / "a.sh").write_text("echo well")
+    (folder / "b.sh").write_text("exit 3")
+    for name in "cd":
+        (folder / f"{name}.sh").write_text(
+            f"echo begun; until [ -e go ]; do sh -c 'sleep 0.05; :' {token}; done; echo finished"
+        )
+    return folder
+
+
+def started(output: str) -> list[str]:
+    """The programs that a log says were started, in order."""
+    return re.findall(r"^(\S+) +╷ started$", output, re.M)
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "trio", "uvloop"])
+def test_what_was_done_when_the_runner_was_killed_is_not_done_again_and_the_rest_is(
+    gated: Path, tmp_path: Path, token: str, loop: str
+) -> None:
+    words = [gated, "-j", 2, "--queue", tmp_path / "jobs.db", "--loop", loop]
+    with subprocess.Popen([*RUNNER, *map(str, words)], stdout=subprocess.PIPE, text=True) as runner:
+        assert runner.stdout is not None
+        seen = ""
+        while seen.count("begun") < 2:  # then the first two are not only dead, but written down
+            line = runner.stdout.readline()
+            assert line, seen
+            seen += line
+        runner.kill()
+        runner.wait(PATIENCE)
+    assert sorted(started(seen)) == ["a.sh", "b.sh", "c.sh", "d.sh"]
+    until(lambda: not marked(token), "something outlived the runner")
+    (gated / "go").touch()
+
+    done = run(*words)
+    assert done.returncode == 1 and done.stderr == ""
+    assert sorted(started(done.stdout)) == ["c.sh", "d.sh"] and done.stdout.count("finished") == 2
+    cells = {name: row[:2] for name, row in table(done.stdout).items()}
+    well = ["exited", "status 0"]
+    assert cells == {"a.sh": well, "b.sh": ["exited", "status 3"], "c.sh": well, "d.sh": well}
+    assert "4 programs, 3 ended well, 1 did not, 2 of them done before" in done.stdout
+
+    (gated / "b.sh").unlink()
+    again = run("--queue", tmp_path / "jobs.db", "--loop", loop)
+    assert again.returncode == 1 and started(again.stdout) == []
+    assert {name: row[:2] for name, row in table(again.stdout).items()} == cells
+
+
+def test_without_a_file_all_is_done_again(gated: Path) -> None:
+    """The control of the test above."""
+    (gated / "go").touch()
+    for _ in range(2):
+        assert sorted(started(run(gated).stdout)) == ["a.sh", "b.sh", "c.sh", "d.sh"]
+
+
+def test_what_a_signal_interrupted_is_done_by_the_next_run_and_needs_no_list(
+    gated: Path, tmp_path: Path, token: str
+) -> None:
+    words = [*RUNNER, str(gated), "-j", "1", "--queue", str(tmp_path / "jobs.db")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as runner:
+        until(lambda: marked(token), "the third program runs")
+        runner.send_signal(signal.SIGINT)
+        output = runner.communicate(timeout=PATIENCE)[0]
+    assert runner.returncode == 130 and not marked(token)
+    assert table(output)["c.sh"][:2] == ["killed", "signal 9"] and table(output)["d.sh"] == ["not run"]
+    (gated / "go").touch()
+    done = run("--queue", tmp_path / "jobs.db", "-j", 1)
+    assert re.findall(r"│ finished", done.stdout) == ["│ finished"] * 2
+    assert table(done.stdout)["c.sh"][:2] == table(done.stdout)["d.sh"][:2] == ["exited", "status 0"]
+    assert sorted(table(done.stdout)) == ["a.sh", "b.sh", "c.sh", "d.sh"]
+
+
+def test_other_bounds_make_another_job_and_the_same_program_twice_is_two(tmp_path: Path) -> None:
+    (tmp_path / "a.sh").write_text("echo once")
+    words = [tmp_path / "a.sh", tmp_path / "a.sh", "-j", 1, "--queue", tmp_path / "jobs.db"]
+    assert started(run(*words).stdout) == ["a.sh", "a.sh"]
+    assert started(run(*words).stdout) == []
+    assert started(run(*words, "--timeout", 50).stdout) == ["a.sh", "a.sh"]
+
+
+def test_what_this_machine_cannot_do_leaves_the_jobs_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.sh").write_text("echo here")
+    words = [tmp_path / "a.sh", "--pids", 10, "--queue", tmp_path / "jobs.db"]
+    done = run(*words, env={**os.environ, "CRECHE_CGROUP": str(tmp_path)})  # no cgroup file system
+    assert done.returncode == 125 and "creche doctor" in done.stderr
+    with contextlib.closing(sqlite3.connect(tmp_path / "jobs.db")) as conn:
+        assert conn.execute("SELECT count(*), max(seq) FROM jobs").fetchone() == (1, None), (
+            "not a failure of the job"
+        )
+
+
+def test_a_file_that_is_no_queue_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.sh").write_text("echo here")
+    done = run(tmp_path / "a.sh", "--queue", tmp_path / "a.sh")
+    assert done.returncode == 125 and "a.sh" in done.stderr and "Traceback" not in done.stderr
+    assert (tmp_path / "a.sh").read_text() == "echo here"
 
 
 class Terminal:
