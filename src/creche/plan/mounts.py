@@ -109,7 +109,6 @@ class Mounts(Pieces):
                 self._proc(Proc(), "namespaces.pid")
             elif "/proc" not in taken:
                 self.host.append(st.Open(slot=st.PROC, text="/proc", flags=st.DIRECTORY))
-                self._procs.append("/proc")
             return
         if "/proc" not in taken:
             self._proc(Proc(), "rootfs")
@@ -124,17 +123,16 @@ class Mounts(Pieces):
             slot = self._tree("/proc", blame)
             self.host.append(st.Open(slot=st.PROC, text="/proc", flags=st.DIRECTORY))
             self._attributes(slot, NOSUID | NODEV | NOEXEC, blame)
-            self.build.append(st.Attach(slot=slot, text=proc.target, flags=st.NO_LINK, blame=blame))
-            self._procs.append(proc.target)
+            self._attach_kernels("/proc", slot, proc.target, blame, flags=st.NO_LINK)
             return
         options = []
         if proc.hidepid is not None:
             options.append(("hidepid", str(proc.hidepid)))
         if proc.subset is not None:
             options.append(("subset", str(proc.subset)))
-        self._new("proc", options, NOSUID | NODEV | NOEXEC, blame, slot=st.PROC)
-        self.build.append(st.Attach(slot=st.PROC, text=proc.target, flags=st.KEEP_SLOT | st.NO_LINK, blame=blame))
-        self._procs.append(proc.target)
+        first = not any(slot == st.PROC for _, slot, _ in self._kernels)
+        slot = self._new("proc", options, NOSUID | NODEV | NOEXEC, blame, slot=st.PROC if first else None)
+        self._attach_kernels("/proc", slot, proc.target, blame, flags=st.NO_LINK)
 
     def _dev(self, taken: set[str]) -> None:
         if not isinstance(self.spec.rootfs, HostView):  # there the root itself is a tmpfs of ours, and read-only in the end
@@ -182,7 +180,11 @@ class Mounts(Pieces):
         if isinstance(mount, Bind):
             slot = self._idmap(mount.source, f"{blame}.source") if self._idmaps(mount) else self._tree(mount.source, f"{blame}.source")
             self._attributes(slot, _flags(mount), blame)
-            self._attach(slot, mount.target, f"{blame}.target")
+            source = os.path.normpath(mount.source)
+            if source == "/" or source.startswith(("/proc", "/sys")):
+                self._attach_kernels(source, slot, mount.target, f"{blame}.target")
+            else:
+                self._attach(slot, mount.target, f"{blame}.target")
         elif isinstance(mount, Tmpfs):
             size = mount.size or TMPFS_SIZE
             if mount.copy_up:
@@ -206,7 +208,7 @@ class Mounts(Pieces):
             if self.spec.namespaces.network is not True:
                 raise SpecError(blame, mount, "sysfs shows a network namespace's devices: give namespaces.network=True, or leave it out")
             slot = self._new("sysfs", (), RDONLY | NOSUID | NODEV | NOEXEC, blame)
-            self.build.append(st.Attach(slot=slot, text=mount.target, flags=st.NO_LINK, blame=f"{blame}.target"))
+            self._attach_kernels("/sys", slot, mount.target, f"{blame}.target", flags=st.NO_LINK)
         elif isinstance(mount, DevPts):
             self._devpts(mount, blame)
         elif isinstance(mount, Mqueue):
@@ -228,25 +230,29 @@ class Mounts(Pieces):
 
     def covers(self) -> None:
         security = self.spec.security
-        has_sys = any(isinstance(mount, Sysfs) or mount.target == "/sys" for mount in self.spec.mounts if not isinstance(mount, Symlink))
-        binds = [mount.target for mount in self.spec.mounts if isinstance(mount, Bind) and mount.source.rstrip("/") == "/proc"]
-        procs = dict.fromkeys(["/proc", *self._procs, *binds])  # wherever one lies
-        own = self.spec.namespaces.pid is True and self._procs
+        ours = {target: slot for _, slot, target in self._kernels if target in ("/proc", "/sys")}
+        # Where they may lie by no mount that we know of: in the caller's own root, in one that was made ready outside.
+        has_sys = not isinstance(self.spec.rootfs, HostView | Overlay) or any(mount.target == "/sys" for mount in self.spec.mounts)
+        others = {"/proc", *(["/sys"] if has_sys else [])} - ours.keys()
 
-        def ours(path: str) -> bool:
-            if path.startswith("/proc/"):
-                return self.view.shows(path.split("/")[2], to_root=not self.who.private and self.machine.may_map_ids)
-            return has_sys
+        def there(path: str) -> bool:
+            top, name = path.split("/")[1:3]
+            return top != "proc" or self.view.shows(name, to_root=not self.who.private and self.machine.may_map_ids)
 
         def of(paths: tuple[str, ...] | None, defaults: tuple[str, ...]) -> Iterable[tuple[int, str]]:
-            """Slots and paths: below the proc of ours where that can be, whose names nobody moves away while we work."""
-            ordinary = () if security.privileged else tuple(path for path in defaults if ours(path))
-            for path in ordinary if paths is None else paths:
-                for place in [""] if not path.startswith("/proc/") else procs if paths is None else ["/proc"]:
-                    if place and own and place == self._procs[-1]:
-                        yield st.PROC, path.removeprefix("/proc/")
-                    else:
-                        yield st.NONE, place.rstrip("/") + path.removeprefix("/proc") if place else path
+            """Slots and paths: below the very trees that show them, whose names nobody moves away while we work."""
+            if paths is not None:  # the Spec's own: as they are called inside
+                for path in paths:
+                    top, _, rest = path[1:].partition("/")
+                    yield (ours["/" + top], rest) if rest and "/" + top in ours else (st.NONE, path)
+                return
+            for path in () if security.privileged else filter(there, defaults):
+                for shows, slot, _ in self._kernels:
+                    below = shows.rstrip("/") + "/"
+                    if path.startswith(below):  # what a Bind names itself was asked for
+                        yield slot, path.removeprefix(below)
+                if "/" + path.split("/")[1] in others:
+                    yield st.NONE, path
 
         masked, readonly = [*of(security.masked_paths, MASKED)], of(security.readonly_paths, READONLY)
         if masked:

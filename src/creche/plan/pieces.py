@@ -32,7 +32,7 @@ class Pieces:
         self.late: list[st.Step] = []
         self._stage: int | None = None
         self._staged = self._scratches = 0
-        self._procs: list[str] = []  # where a proc is mounted; st.PROC is the last of them
+        self._kernels: list[tuple[str, int, str]] = []  # trees that show files of the kernel: the host's path of their root, slot, target
         self._wanted = self._idmapped_count()
         self._first = first
         self._next = first + self._wanted
@@ -83,6 +83,11 @@ class Pieces:
 
     def _attach(self, slot: int, target: str, blame: str) -> None:
         self.build.append(st.Attach(slot=slot, text=target, blame=blame))
+
+    def _attach_kernels(self, shows: str, slot: int, target: str, blame: str, *, flags: int = 0) -> None:
+        """Attaches a tree with files of the kernel in it, and remembers it: what is covered there is covered below the tree itself."""
+        self.build.append(st.Attach(slot=slot, text=target, flags=flags | st.KEEP_SLOT, blame=blame))
+        self._kernels.append((shows, slot, target))
 
     def _new(self, kind: str, options: Iterable[tuple[str, str]], attributes: int, blame: str, slot: int | None = None) -> int:
         slot = self._slot() if slot is None else slot
