@@ -80,8 +80,10 @@ STEP(CAPABILITIES)
 		return r;
 	data[0].effective = data[0].permitted;
 	data[1].effective = data[1].permitted;
+	if (s->flags & CRECHE_NOT_INHERITED) /* takes them from the ambient set as well */
+		data[0].inheritable = data[1].inheritable = 0;
 	r = sys2(__NR_capset, &header, data);
-	if (r < 0)
+	if (r < 0 || s->flags & CRECHE_NOT_INHERITED)
 		return r;
 	/* A caller without power may not drop from the bounding set; with no_new_privs, which then must follow, that set gives
 	   nothing to anybody (capabilities(7), execve(2)). */

@@ -114,9 +114,11 @@ def command_steps(
         if label is not None:
             text = f"exec {label}" if field == "apparmor" else label
             steps.append(st.Write(slot=st.PROC, text=path, text2=text, blame=f"security.{field}"))
-    if not security.privileged or security.capabilities:
-        locked = st.NO_ROOT if security.no_new_privs else 0
-        steps.append(st.Capabilities(a=mask, flags=locked, blame="security.capabilities"))
+    if security.privileged and not security.capabilities:
+        # Root has them all by its exec; what others could inherit would be theirs by a file that says so (CVE-2022-24769).
+        steps.append(st.Capabilities(flags=st.NOT_INHERITED, blame="security.privileged"))
+    else:
+        steps.append(st.Capabilities(a=mask, flags=st.NO_ROOT if security.no_new_privs else 0, blame="security.capabilities"))
     if security.no_new_privs:
         steps.append(st.NoNewPrivs(blame="security.no_new_privs"))
     steps.append(st.Chdir(text=spec.cwd or "/", blame="cwd"))

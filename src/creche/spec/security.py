@@ -163,7 +163,8 @@ class Security:
     `capabilities` is one list for all sets (no_new_privs keeps a program from gaining others). `masked_paths` and
     `readonly_paths` replace the defaults, which None stands for; paths that are absent are passed over. `apparmor` and
     `selinux` are labels taken at exec. `privileged` lets the container hold real power over the host: its root, or
-    capabilities outside a user namespace.
+    capabilities outside a user namespace. Without a list, root inside then has every capability, and another user none:
+    nothing is inheritable.
     """
 
     PLACE: ClassVar[str] = "security"
