@@ -14,7 +14,7 @@ from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
-SHARED = ["interp.c", "step_fs.c", "step_place.c", "step_id.c", "step_fd.c", "step_sec.c", "message.c"]
+SHARED = ["interp.c", "step_fs.c", "step_place.c", "step_id.c", "step_idmap.c", "step_fd.c", "step_sec.c", "message.c"]
 INIT = ["init.c", "init_files.c"]
 LIBRARY = [*SHARED, "child.c", "spawn.c", "pool.c", "calls.c"]
 HEADERS = ["abi.h", "sys.h", "interp.h", "message.h", "spawn.h", "pool.h", "init_files.h"]

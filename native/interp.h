@@ -50,6 +50,11 @@ long resolve(struct ctx *c, const char *path, uint64_t flags, uint64_t mode);
 /* The same below what a slot holds, where it is one. */
 long resolve_below(struct ctx *c, unsigned slot, const char *path, uint64_t flags, uint64_t mode);
 
+/* On the parent's side: a file of a child's under /proc. Its number is its own until it is reaped; that nobody else has done
+   that (a host program's waitpid with __WALL) its pidfd tells. */
+long open_of_process(int pid, int pidfd, const char *name, int flags);
+long write_of_process(int pid, int pidfd, const char *name, const char *text, size_t size);
+
 void failure_text(struct ctx *c, uint32_t detail, const char *text, size_t size);
 size_t text_length(const char *s);
 void copy_bytes(void *to, const void *from, size_t n);

@@ -133,12 +133,10 @@ static size_t decimal(char *to, int number)
 	return size;
 }
 
-/* Opens a file of the child's under /proc, on the parent's side. Its number is its own until it is reaped; that nobody
-   else has done that (a host program's waitpid with __WALL) its pidfd tells. */
-static long open_of_child(struct ctx *c, const char *name, int flags)
+long open_of_process(int pid, int pidfd, const char *name, int flags)
 {
 	char path[64] = "/proc/";
-	size_t at = 6 + decimal(path + 6, c->pid_child);
+	size_t at = 6 + decimal(path + 6, pid);
 	long fd, r;
 
 	path[at++] = '/';
@@ -146,21 +144,26 @@ static long open_of_child(struct ctx *c, const char *name, int flags)
 		return -ENAMETOOLONG;
 	copy_bytes(path + at, name, text_length(name) + 1);
 	fd = sys4(__NR_openat, AT_FDCWD, path, flags | O_CLOEXEC, 0);
-	r = fd < 0 ? 0 : sys4(__NR_pidfd_send_signal, c->pidfd_child, 0, 0, 0);
+	r = fd < 0 ? 0 : sys4(__NR_pidfd_send_signal, pidfd, 0, 0, 0);
 	if (r < 0)
 		sys1(__NR_close, fd);
 	return r < 0 ? r : fd;
 }
 
-static long write_of_child(struct ctx *c, const char *name, const char *text, size_t size)
+long write_of_process(int pid, int pidfd, const char *name, const char *text, size_t size)
 {
-	long fd = open_of_child(c, name, O_WRONLY), r;
+	long fd = open_of_process(pid, pidfd, name, O_WRONLY), r;
 
 	if (fd < 0)
 		return fd;
 	r = sys3(__NR_write, fd, text, size); /* a map must come in one write: user_namespaces(7) */
 	sys1(__NR_close, fd);
 	return r < 0 ? r : 0;
+}
+
+static long write_of_child(struct ctx *c, const char *name, const char *text, size_t size)
+{
+	return write_of_process(c->pid_child, c->pidfd_child, name, text, size);
 }
 
 STEP(MAP)
@@ -173,32 +176,6 @@ STEP(MAP)
 }
 
 STEP(PROC_WRITE) { return write_of_child(c, TEXT(c, s), TEXT2(c, s), s->text2_size); }
-
-/* A tree of the host's, detached and idmapped to the child's user namespace: only somebody privileged outside can
-   make it, and it travels to the init with the setup message. mount_setattr(2). */
-STEP(IDMAP)
-{
-	struct mount_attr attr = { .attr_set = MOUNT_ATTR_IDMAP };
-	long tree, userns, r;
-
-	tree = sys3(__NR_open_tree, AT_FDCWD, TEXT(c, s),
-		    OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (s->flags & CRECHE_RECURSIVE ? 0x8000 : 0));
-	if (tree < 0)
-		return tree;
-	userns = open_of_child(c, "ns/user", O_RDONLY);
-	if (userns < 0) {
-		sys1(__NR_close, tree);
-		return userns;
-	}
-	attr.userns_fd = (uint64_t)userns;
-	r = sys5(__NR_mount_setattr, tree, "", AT_EMPTY_PATH | (s->flags & CRECHE_RECURSIVE ? 0x8000 : 0), &attr, sizeof attr);
-	sys1(__NR_close, userns);
-	if (r < 0) {
-		sys1(__NR_close, tree);
-		return r;
-	}
-	return slot_put(c, s->slot, tree);
-}
 
 struct tool {
 	const char *path;

@@ -61,7 +61,7 @@ def parent(plan: Plan) -> None:
             must(group is (mapped == 0), "gid_map comes first, since setgroups must be denied before it")
             mapped += 1
         elif isinstance(step, st.Idmap):
-            must(mapped == 2, "a tree is idmapped to a namespace without maps")
+            must(mapped == 2 or step.text2, "a tree is idmapped to a namespace without maps")
             slots.append(step.slot)
     must(slots == list(range(st.IDMAPPED, st.IDMAPPED + len(slots))), "trees travel in the order of their slots")
     must(mapped == (2 if "user" in plan.new else 0), "a new user namespace has both maps, and no other has any")

@@ -319,11 +319,6 @@ def test_an_overlay_can_not_be_idmapped_either(tmp_path: Path) -> None:
     assert done.stdout.startswith("mounts[0].source") and "/merged'" in done.stdout and "idmap=False" in done.stdout
 
 
-def test_a_bind_with_maps_of_its_own_is_not_passed_over(tmp_path: Path) -> None:
-    with pytest.raises(creche.UnsupportedError):
-        run(["true"], mounts=[Bind(tmp_path, "/m", uid_map=[IdMap(0, 0, 1)], gid_map=[IdMap(0, 0, 1)])])
-
-
 @needs("user", "subids", "newuidmap")
 def test_an_ordinary_user_can_not_idmap_and_is_told(tmp_path: Path) -> None:
     with pytest.raises(creche.UnsupportedError, match="idmapped"):

@@ -9,7 +9,7 @@ from attrs import field, frozen
 from ..errors import SpecError, UnsupportedError
 from ..hostview import HostListing
 from ..machine import KERNEL_FLOOR, Machine
-from ..spec.filesystem import Overlay
+from ..spec.filesystem import Bind, Overlay
 from ..spec.spec import Spec
 from . import steps as st
 from .command import Account, Descriptor, command_steps
@@ -194,6 +194,7 @@ def _remembered_setup(spec: Spec, machine: Machine, who: Identity, context: Cont
         security.masked_paths, security.readonly_paths, security.no_new_privs, security.privileged,
         who.new, who.private, who.idmaps, who.setgroups, who.uid, who.gid, who.maps_group(5), context.scratch, context.held, id(machine), id(context.view),
         spec.has_init, tuple(spec.time_offsets.items()),
+        (who.uid_map, who.gid_map) if any(isinstance(mount, Bind) and mount.uid_map for mount in spec.mounts) else None,
     )  # fmt: skip
     found = _setups.get(key)
     if found is None:

@@ -10,9 +10,10 @@ from ..spec.identity import IdMap, covers
 from ..spec.spec import Spec
 from . import steps as st
 
-__all__ = ["RANGE", "Identity", "identity", "map_steps", "may_set_groups", "no_groups", "outside"]
+__all__ = ["RANGE", "Identity", "identity", "map_steps", "map_text", "may_set_groups", "no_groups", "outside", "through"]
 
 PAGE = 4096  #: a map must come in one write of less than a page: user_namespaces(7)
+LINES = 340  #: and have no more than these
 RANGE = 65_536  #: ids that a container of root's has by default
 
 
@@ -42,6 +43,27 @@ def outside(maps: tuple[IdMap, ...], inside: int) -> int | None:
         if item.inside <= inside < item.inside + item.count:
             return item.outside + inside - item.inside
     return None
+
+
+def through(maps: tuple[IdMap, ...], container: tuple[IdMap, ...] | None, field: str) -> tuple[IdMap, ...]:
+    """A mount's own maps (seen inside, on the file system) as its user namespace has them: (on the file system, outside).
+
+    An idmapped mount takes each id of the file system for one "inside" and gives the one "outside" to whoever looks
+    (mount_setattr(2), idmappings.rst), who sees it through the container's own maps. None: that is the host's.
+    """
+    lines = []
+    for item in maps:
+        seen, stored, left = item.inside, item.outside, item.count
+        while left:
+            part = IdMap(seen, seen, left) if container is None else next((m for m in container if m.inside <= seen < m.inside + m.count), None)
+            if part is None:
+                raise SpecError(field, item, f"id {seen} is not mapped in the container: widen Spec.{field.rpartition('.')[2]}, or give ids that are")
+            count = min(left, part.inside + part.count - seen)
+            lines.append(IdMap(stored, part.outside + seen - part.inside, count))
+            seen, stored, left = seen + count, stored + count, left - count
+    if len(lines) > LINES or len(map_text(tuple(lines))) >= PAGE:
+        raise SpecError(field, f"{len(maps)} ranges", f"over the container's own they are {len(lines)}; the kernel takes {LINES}, in {PAGE - 1} bytes: give fewer and larger ones")
+    return tuple(lines)
 
 
 def may_set_groups(machine: Machine, who: Identity) -> bool:
@@ -141,7 +163,8 @@ def _with_sub_ids(
     return tuple(maps)
 
 
-def _text(maps: tuple[IdMap, ...]) -> bytes:
+def map_text(maps: tuple[IdMap, ...]) -> bytes:
+    """As the kernel takes them: user_namespaces(7)."""
     return "".join(f"{item.inside} {item.outside} {item.count}\n" for item in maps).encode()
 
 
@@ -156,14 +179,14 @@ def map_steps(spec: Spec, machine: Machine, who: Identity) -> list[st.Step]:
         (who.uid_map, machine.euid, machine.subuid, machine.newuidmap, False),
     ):
         field = "gid_map" if group else "uid_map"
-        if len(_text(maps)) >= PAGE:
+        if len(map_text(maps)) >= PAGE:
             raise SpecError(field, f"{len(maps)} ranges", f"the kernel takes {PAGE - 1} bytes of them, in one write: give fewer and larger ones")
         alone = len(maps) == 1 and maps[0].count == 1 and maps[0].outside == own
         flags = st.GROUP_MAP if group else 0
         if machine.may_map_ids or alone:
             if group and not machine.may_map_ids:
                 flags |= st.DENY_SETGROUPS
-            steps.append(st.Map(text=_text(maps), flags=flags, blame=field))
+            steps.append(st.Map(text=map_text(maps), flags=flags, blame=field))
             continue
         for index, item in enumerate(maps):
             mine = item.count == 1 and item.outside == own

@@ -178,7 +178,10 @@ class Mounts(Pieces):
 
     def _mount(self, mount: Mount, blame: str) -> None:
         if isinstance(mount, Bind):
-            slot = self._idmap(mount.source, f"{blame}.source") if self._idmaps(mount) else self._tree(mount.source, f"{blame}.source")
+            if self._idmaps(mount):
+                slot = self._idmap(mount.source, f"{blame}.source", maps=self._own_maps(mount, blame))
+            else:
+                slot = self._tree(mount.source, f"{blame}.source")
             self._attributes(slot, _flags(mount), blame)
             source = os.path.normpath(mount.source)
             if source == "/" or source.startswith(("/proc", "/sys")):

@@ -11,7 +11,7 @@ from ..machine import Machine
 from ..spec.filesystem import Bind, Directory, File, Overlay
 from ..spec.spec import Spec
 from . import steps as st
-from .ids import Identity
+from .ids import Identity, map_text, through
 
 __all__ = ["Pieces"]
 
@@ -44,10 +44,22 @@ class Pieces:
         self._next += 1
         return self._next - 1
 
-    def _idmap(self, path: str, blame: str, *, recursive: bool = True) -> int:
+    def _idmap(self, path: str, blame: str, *, recursive: bool = True, maps: tuple[bytes, bytes] = (b"", b"")) -> int:
+        """A tree that the parent makes, idmapped to the container's ids or by `maps` of its own."""
         index = len(self.parent)
-        self.parent.append(st.Idmap(slot=st.IDMAPPED + index, text=path, flags=st.RECURSIVE if recursive else 0, blame=blame))
+        self.parent.append(
+            st.Idmap(slot=st.IDMAPPED + index, text=path, text2=maps[0], text3=maps[1], flags=st.RECURSIVE if recursive else 0, blame=blame)
+        )
         return self._first + index
+
+    def _own_maps(self, bind: Bind, blame: str) -> tuple[bytes, bytes]:
+        if bind.uid_map is None or bind.gid_map is None:
+            return b"", b""
+        container = (self.who.uid_map, self.who.gid_map) if self.who.new else (None, None)
+        return (
+            map_text(through(bind.uid_map, container[0], f"{blame}.uid_map")),
+            map_text(through(bind.gid_map, container[1], f"{blame}.gid_map")),
+        )
 
     def _idmapped_count(self) -> int:
         spec = self.spec
@@ -62,7 +74,14 @@ class Pieces:
 
     def _idmaps(self, bind: Bind) -> bool:
         if bind.uid_map is not None:
-            raise UnsupportedError("a Bind with id maps of its own", "give the whole container these maps (Spec.uid_map, gid_map)")
+            if not self.machine.is_root:
+                raise UnsupportedError(
+                    "a Bind with id maps of its own: it takes root's power over the file system",
+                    "start as root, or give the whole container these maps (Spec.uid_map, gid_map), as an ordinary user may with sub-ids",
+                )
+            if not isinstance(self.spec.namespaces.user, bool):
+                raise UnsupportedError("a Bind with id maps of its own in a user namespace that is joined: what that one maps is not known", "leave namespaces.user True")
+            return True
         if bind.idmap and not self.who.idmaps:
             raise UnsupportedError(
                 "an idmapped mount: only root can make one, for a container in a range of its own",

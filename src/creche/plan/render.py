@@ -167,7 +167,14 @@ def _open_tree(step: st.Step, namer: _Namer) -> tuple[str, str]:
 
 
 def _idmap(step: st.Step, namer: _Namer) -> tuple[str, str]:
-    return "open_tree", f"the host's {_shown(step.text)}, idmapped to the container's ids"
+    maps = " and ".join(_ranges(text) for text in (step.text2, step.text3) if text)
+    to = f"by {maps}" if maps else "to the container's ids"
+    return "open_tree", f"the host's {_shown(step.text)}, idmapped {to}"
+
+
+def _ranges(text: bytes) -> str:
+    lines = (line.split() for line in text.decode().splitlines())
+    return ", ".join(f"{inside} is {outside} outside, {count} ids" for inside, outside, count in lines)
 
 
 def _attr(step: st.Step, namer: _Namer) -> tuple[str, str]:
@@ -257,9 +264,7 @@ def _exec(step: st.Step, namer: _Namer) -> tuple[str, str]:
 
 def _map(step: st.Step, namer: _Namer) -> tuple[str, str]:
     name = "gid_map" if step.flags & st.GROUP_MAP else "uid_map"
-    lines = [line.split() for line in step.text.decode().splitlines()]
-    ranges = ", ".join(f"{inside} is {outside} outside, {count} ids" for inside, outside, count in lines)
-    return name, ranges + (", setgroups denied" if step.flags & st.DENY_SETGROUPS else "")
+    return name, _ranges(step.text) + (", setgroups denied" if step.flags & st.DENY_SETGROUPS else "")
 
 
 def _simple(call: str, say: Callable[[st.Step, _Namer], str]) -> Callable[[st.Step, _Namer], tuple[str, str]]:

@@ -124,7 +124,7 @@ class Exec(Step): "Executes argv `text` (`a` strings) with environment `text2` (
 class Map(Step): "Writes the child's uid_map (gid_map) itself."; op = "MAP"
 class MapTool(Step): "Writes it by newuidmap(1) (newgidmap) `text` with the arguments `text2`."; op = "MAP_TOOL"
 class ProcWrite(Step): "Writes `text2` to the child's /proc file `text`."; op = "PROC_WRITE"
-class Idmap(Step): "`slot` becomes a detached copy of the host's `text`, idmapped to the child's user namespace."; op = "IDMAP"
+class Idmap(Step): "`slot` becomes a detached copy of the host's `text`, idmapped to the child's user namespace, or by the maps `text2` (uids) and `text3` (gids)."; op = "IDMAP"
 class Enter(Step): "Puts the child into the cgroup whose cgroup.procs is in `slot`."; op = "ENTER"
 # fmt: on
 

@@ -145,7 +145,11 @@ class Bind:
 
     `readonly`, `nosuid`, `nodev` and `noexec` hold for everything below, too. `idmap` None lets creche decide: under
     root with a private range of ids a writable bind is idmapped; True demands it, False forbids it. `uid_map` and
-    `gid_map` give a mapping of its own. With `optional`, a source that does not exist is passed over.
+    `gid_map` give a mapping of its own: ``IdMap(inside, outside, count)`` shows files of the ids from `outside` as those of
+    the container's ids from `inside`, and what these write lies as the others'. With `optional`, a source that does not
+    exist is passed over.
+
+    An idmapped mount takes root's power over the file system: an ordinary user's is an UnsupportedError.
     """
 
     PLACE: ClassVar[str] = "Bind"

@@ -187,10 +187,10 @@ def _exec(failure: Failure, spec: Spec, step: st.Step, text: str) -> tuple[str, 
 def _source(failure: Failure, step: st.Step, spec: Spec) -> tuple[str, str | None]:
     error, field = failure.errno, step.blame
     if isinstance(step, st.Idmap) and error in (e.EINVAL, e.EPERM, e.EOPNOTSUPP):
-        return (
-            f"{field}: {_text(step)} lies on a file system that can't be idmapped ({_said(failure)})",
-            "mount it read-only, give Bind(…, idmap=False) and files that the container's ids may use, or move it to ext4, xfs or btrfs",
-        )
+        instead = "leave its uid_map and gid_map out" if step.text2 else "mount it read-only, give Bind(…, idmap=False) and files that the container's ids may use"
+        return f"{field}: {_text(step)} lies on a file system that can't be idmapped ({_said(failure)})", f"{instead}, or move it to ext4, xfs or btrfs"
+    if isinstance(step, st.Idmap) and error in (e.ENOSPC, e.EUSERS):
+        return f"{field}: no user namespace for the maps of {_text(step)}: {_said(failure)}", "raise user.max_user_namespaces (sysctl), or leave its uid_map and gid_map out"
     hints = {
         e.ENOENT: "it does not exist on the host" + (", or give optional=True" if field.endswith(".source") else ""),
         e.ENOTDIR: "it must be a directory",
