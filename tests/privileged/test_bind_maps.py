@@ -118,7 +118,10 @@ def test_no_user_namespace_for_it_is_an_error_with_the_remedy(folder: Path) -> N
 # ---- the Plan ----
 
 
-def step_of(bind: Bind, machine: Machine = Machine.example_root(), **fields: object) -> st.Step:
+ROOTS = Machine.example_root()
+
+
+def step_of(bind: Bind, machine: Machine = ROOTS, **fields: object) -> st.Step:
     plan = compile(Spec(["true"], mounts=[bind], **fields), machine, Context(base=1 << 30))
     (step,) = [step for step in plan.parent if isinstance(step, st.Idmap)]
     return step
