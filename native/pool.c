@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,12 +18,12 @@
 #include "init_elf.h"
 #include "pool.h"
 
-enum { WORKERS = 3, IDLE_SECONDS = 5, SEALS = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE };
+enum { WORKERS = 3, IDLE_MS = 5000, SLOW_MS = 100, STARTS_A_CPU = 2, SEALS = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t more = PTHREAD_COND_INITIALIZER;
+static pthread_cond_t more = PTHREAD_COND_INITIALIZER, room = PTHREAD_COND_INITIALIZER;
 static creche_job *first, **last = &first, *newest;
-static unsigned queued, idle, workers;
+static unsigned queued, idle, workers, underway, most_underway;
 static int prepared, supervisor_fd = -1, supervisor_pid, exe_fd = -1;
 
 void jobs_lock(void) { pthread_mutex_lock(&lock); }
@@ -64,12 +65,23 @@ static void close_job(creche_job *job)
 	close_plan(&job->command);
 }
 
+/* The loop has taken the child over, or there is none: with the lock held. */
+static void settle(creche_job *job)
+{
+	if (job->underway) {
+		underway--;
+		pthread_cond_signal(&room);
+	}
+	job->underway = 0;
+}
+
 static void release(creche_job *job)
 {
 	if (__atomic_sub_fetch(&job->holders, 1, __ATOMIC_SEQ_CST))
 		return;
 	kill_and_reap(job); /* where nobody took it over */
 	jobs_lock();
+	settle(job);
 	close_job(job);
 	if (job->newer)
 		job->newer->older = job->older;
@@ -87,28 +99,60 @@ static void release(creche_job *job)
 	free(job);
 }
 
+static struct timespec in_ms(long ms)
+{
+	struct timespec at;
+
+	clock_gettime(CLOCK_REALTIME, &at);
+	at.tv_sec += ms / 1000;
+	at.tv_nsec += ms % 1000 * 1000000;
+	if (at.tv_nsec >= 1000000000) {
+		at.tv_nsec -= 1000000000;
+		at.tv_sec++;
+	}
+	return at;
+}
+
+/* Children that set themselves up compete with the loop's thread for the processors: of 64 at once it got its turn every
+   100 ms, of a few it does not notice. What is still under way after SLOW_MS waits for a disk, say, or for the loop
+   itself, and keeps nobody back any more. */
+static void wait_for_room(void)
+{
+	struct timespec until = in_ms(SLOW_MS);
+
+	while (underway >= most_underway)
+		if (pthread_cond_timedwait(&room, &lock, &until) == ETIMEDOUT) {
+			for (creche_job *job = newest; job; job = job->older)
+				settle(job);
+			break;
+		}
+}
+
 static void *worker(void *unused)
 {
 	(void)unused;
 	prctl(PR_SET_NAME, "creche-spawn", 0, 0, 0);
 	jobs_lock();
 	for (;;) {
-		struct timespec until;
+		struct timespec until = in_ms(IDLE_MS);
 		creche_job *job;
 
-		clock_gettime(CLOCK_REALTIME, &until);
-		until.tv_sec += IDLE_SECONDS;
 		idle++;
 		while (!first && pthread_cond_timedwait(&more, &lock, &until) != ETIMEDOUT)
 			;
 		idle--;
 		if (!first)
 			break;
+		wait_for_room();
+		if (!first) /* another took it, or it was cancelled */
+			continue;
 		job = first;
 		first = job->next;
 		if (!first)
 			last = &first;
 		queued--;
+		job->underway = 1;
+		underway++;
 		jobs_unlock();
 		carry_out(job);
 		/* What the child needed is not needed any more; the descriptors above all. */
@@ -129,15 +173,17 @@ static void forget(void)
 {
 	pthread_mutex_init(&lock, 0);
 	pthread_cond_init(&more, 0);
+	pthread_cond_init(&room, 0);
 	for (creche_job *job = newest; job; job = job->older) {
 		close_job(job);
 		if (job->pidfd >= 0)
 			close(job->pidfd);
 		job->pidfd = -1;
+		job->underway = 0;
 	}
 	first = 0;
 	last = &first;
-	queued = idle = workers = 0;
+	queued = idle = workers = underway = 0;
 	if (supervisor_fd >= 0)
 		close(supervisor_fd);
 	supervisor_fd = -1;
@@ -169,8 +215,12 @@ static int open_exe(void)
 /* Once a process, with the lock held: 0 or -errno. */
 static int prepare(void)
 {
+	cpu_set_t cpus;
+
 	if (!prepared && pthread_atfork(jobs_lock, jobs_unlock, forget))
 		return -ENOMEM;
+	if (!prepared)
+		most_underway = STARTS_A_CPU * (sched_getaffinity(0, sizeof cpus, &cpus) < 0 ? 4 : (unsigned)CPU_COUNT(&cpus));
 	prepared = 1;
 	/* A host program that became a daemon has closed all that is open, ours as well: the numbers may be others' by now. */
 	if (supervisor_fd >= 0 && sys4(__NR_pidfd_send_signal, supervisor_fd, 0, 0, 0) < 0)
@@ -338,6 +388,7 @@ int creche_job_take(creche_job *job)
 	jobs_lock();
 	fd = job->pidfd;
 	job->pidfd = -1;
+	settle(job);
 	jobs_unlock();
 	return fd;
 }

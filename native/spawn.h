@@ -30,6 +30,7 @@ typedef struct creche_job {
 	struct creche_job *next;       /* in the queue */
 	struct creche_job *older, *newer; /* among all there are */
 	int holders, cancelled, state;
+	int underway;                  /* begun, and not yet taken over by the loop */
 	uint32_t child_ready;          /* a futex */
 	uint32_t flags;
 	uint64_t namespaces;

@@ -64,6 +64,34 @@ def test_several_loops_at_once_in_threads_of_their_own():
     assert not errors and not any(thread.is_alive() for thread in threads)
 
 
+def test_a_loop_that_does_not_come_round_keeps_no_other_from_starting():
+    """Only so many starts are under way at once (native/pool.c); those of a loop that is stuck count for a moment only."""
+    begun, stuck, go_on = threading.Barrier(2), [], threading.Event()
+
+    async def sticks():
+        async def start():
+            async with Container(Spec(SLEEPER)) as box:
+                stuck.append(box)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(32):
+                tasks.start_soon(start)
+            await anyio.sleep(0)
+            begun.wait(BOUND)
+            go_on.wait(BOUND)  # on the loop's own thread
+
+    thread = threading.Thread(target=lambda: run(KINDS[0], sticks))
+    thread.start()
+    try:
+        begun.wait(BOUND)
+        run(KINDS[0])
+        assert not stuck, "it was not stuck"
+    finally:
+        go_on.set()
+        thread.join(BOUND)
+    assert len(stuck) == 32
+
+
 def test_the_end_of_a_thread_is_no_end_of_its_containers_makers():
     """The thread that made a spawn's first step may end at once: nothing hangs on it (PR_SET_PDEATHSIG would)."""
     boxes = []
