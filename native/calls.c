@@ -1,6 +1,6 @@
 /* What Python calls beside spawns: requests to a live init, reaping, and questions about the Steps. */
 #define _GNU_SOURCE
-#include "message.h"
+#include "spawn.h"
 #include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 
 int creche_send(int socket, struct creche_request *request, const void *blob, uint32_t size, const int *fds, unsigned count)
 {
-	return (int)send_request(socket, request, blob, size, fds, count, 1);
+	return (int)send_with_room(socket, request, blob, size, fds, count);
 }
 
 int creche_check(const void *blob, uint32_t size)

@@ -105,6 +105,7 @@ int enter_init(void *arg)
 	if (r >= 0)
 		r = sys3(__NR_close_range, 3, ~0u, 0);
 	from[0] = r >= 0 ? 0 : from[0];
+	take_room();
 	if (r >= 0 && job->flags & CRECHE_SPAWN_AMBIENT)
 		r = keep_capabilities();
 	if (r >= 0) {

@@ -143,7 +143,7 @@ static int cancelled(creche_job *job)
 static long send_to(creche_job *job, struct creche_request *request, const struct plan *plan, const int *fds, unsigned count)
 {
 	for (;;) {
-		long r = send_request(job->socket, request, plan ? plan->blob : 0, plan ? plan->size : 0, fds, count, 1);
+		long r = send_with_room(job->socket, request, plan ? plan->blob : 0, plan ? plan->size : 0, fds, count);
 		struct pollfd wait[2] = { { job->socket, POLLOUT, 0 }, { job->pidfd, POLLIN, 0 } };
 		if (r != -EAGAIN)
 			return r;

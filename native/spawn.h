@@ -66,6 +66,8 @@ void finish(creche_job *job, int state);
 void kill_and_reap(creche_job *job);
 
 /* pool.c: what another thread may look at (pidfd, plans, sockets) changes between these two. */
+long send_with_room(int socket, struct creche_request *request, const void *blob, size_t size, const int *fds, unsigned count);
+void take_room(void);
 void jobs_lock(void);
 void jobs_unlock(void);
 #endif

@@ -17,7 +17,7 @@ import attrs
 from .errors import CgroupError, FileError, SpecError
 from .machine import Machine, probe
 from .plan import steps as st
-from .plan.command import Account, command_steps
+from .plan.command import Account, Limited, command_steps
 from .plan.compile import Context, Plan, account_of, descriptors_of
 from .results import Exit, Reason, Usage
 from .spec.filesystem import Bind
@@ -28,13 +28,14 @@ from .wire.encode import encode
 if TYPE_CHECKING:
     from .cgroups.group import Group
 
-__all__ = ["account", "derive", "look_up", "make_group", "measured", "steps", "why", "without_missing"]
+__all__ = ["account", "derive", "look_up", "make_group", "measured", "rlimits", "steps", "why", "without_missing"]
 
 _OF_A_COMMAND = frozenset(
     ("env", "inherit_env", "cwd", "user", "groups", "stdin", "stdout", "stderr", "tty", "pass_fds", "rlimits", "umask", "nice",
      "oom_score_adj", "limits")
 )  # fmt: skip
 _ACCOUNTS = 1 << 20  # bytes of /etc/passwd that are read: it is the guest's, and may be anything
+RESERVE = 4096  # of our own hard limit of descriptors, as many at most are kept from guests
 
 encoded = encode
 
@@ -127,7 +128,7 @@ def steps(spec: Spec, machine: Machine, plan: Plan, who: Account, context: Conte
     """The Steps of a command in a container that lives."""
     return command_steps(
         spec, machine, plan.who, who, descriptors_of(spec),
-        cgroups=context.command_cgroups, caller=context.caller, core_limit=context.core_limit,
+        cgroups=context.command_cgroups, caller=context.caller, rlimits=context.rlimits,
     )  # fmt: skip
 
 
@@ -139,10 +140,17 @@ def without_missing(spec: Spec) -> Spec:
     return attrs.evolve(spec, mounts=there)
 
 
-def core_limit() -> tuple[int, int]:
-    """No core dumps: a limit of 1, since 0 does not keep a pipe handler away (core(5)); or what the caller may set."""
-    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
-    return (1, 1) if hard != 0 else (0, 0)
+def rlimits() -> Limited:
+    """What a command has where its Spec does not say otherwise.
+
+    No core dumps: a limit of 1, since 0 does not keep a pipe handler away (core(5)); or what the caller may set. And fewer
+    descriptors than we may have: those that are on their way between processes are counted for a user as a whole, so a guest
+    that floods it must meet its limit before we meet ours (unix(7), ETOOMANYREFS).
+    """
+    core = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = hard - min(RESERVE, hard // 4)
+    return ("core", (1, 1) if core != 0 else (0, 0)), ("nofile", (min(soft, most), most))
 
 
 async def make_group(name: str, limits: Limits) -> Group:

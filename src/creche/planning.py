@@ -31,7 +31,7 @@ def plan_of(spec: Spec) -> Plan:
         scratch=SCRATCH if needs_scratch(spec, machine) else None,
         caller=os.environ,
         command_cgroups=int(bool(spec.limits)),
-        core_limit=commands.core_limit(),
+        rlimits=commands.rlimits(),
         held=ranged,
     )
     return compile(commands.without_missing(spec), machine, context)

@@ -82,7 +82,7 @@ class Starting:
             cgroup_fds = self._enter(1, None)
         self._context = Context(
             view=listing(), base=self._range.base if self._range else None, count=self._range.count if self._range else 0,
-            scratch=self._scratch, caller=os.environ, command_cgroups=len(cgroup_fds), core_limit=commands.core_limit(),
+            scratch=self._scratch, caller=os.environ, command_cgroups=len(cgroup_fds), rlimits=commands.rlimits(),
             held=self._range is not None,
         )  # fmt: skip
         plan = self._plan = compile(commands.without_missing(spec), machine, self._context)

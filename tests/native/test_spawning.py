@@ -12,7 +12,7 @@ from needs import needs
 
 pytestmark = [needs("cc", "sanitizers"), pytest.mark.slow]
 
-SPAWN = [*INTERPRETER, "child.c", "spawn.c", "calls.c"]
+SPAWN = [*INTERPRETER, "child.c", "spawn.c", "room.c", "calls.c"]
 
 
 @pytest.fixture(scope="module", params=["address,undefined", "thread"])

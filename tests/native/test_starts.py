@@ -8,6 +8,7 @@ import resource
 import select
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,44 +135,82 @@ def test_a_tool_that_hangs_goes_with_the_child_that_it_is_for(ends: str) -> None
 
 
 FLOOD = """
-import os, socket, sys
+import os, resource, socket, sys
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 pairs, sent = [], 0
 try:
-    while sent < 10_000:
+    while sent < 50_000:
         pairs.append(socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
         fd = os.open("/dev/null", 0)
         for _ in range(5):
-            socket.send_fds(pairs[-1][0], [b"x"], [fd] * 100)
-            sent += 100
+            socket.send_fds(pairs[-1][0], [b"x"], [fd] * 250)
+            sent += 250
         os.close(fd)
-except OSError:
-    pass
-print(sent, flush=True)
+except OSError as error:
+    print(error.errno, sent, flush=True)
 sys.stdin.read()
 """
+SILENT = {"stdin": "null", "stdout": "null", "stderr": "null"}
+
+
+@pytest.fixture
+def limited() -> Iterator[int]:
+    """A soft limit of our own that a flood is far beyond, below a hard one that it need not reach; the hard one."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    yield before[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def flooded(flood: Container) -> int:
+    """How many are on their way, when it can't send any more."""
+    assert flood.stdout is not None
+    error, sent = (await flood.stdout.receive()).split()
+    assert int(error) == errno.ETOOMANYREFS
+    return int(sent)
 
 
 @needs("user")
-def test_a_flood_of_descriptors_on_their_way_ends_no_other_container() -> None:
-    """They are counted for the user, so a guest can use them up for all; what goes on meanwhile is a typed error and no death."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+def test_g13_a_flood_of_descriptors_on_their_way_keeps_nobody_from_starting(limited: int) -> None:
+    """A guest has fewer than we may have, whatever it makes of its limits; our own soft limit is what it was."""
 
     async def main() -> None:
-        async with Container(Spec(["sleep", "1000"], stdin="null", stdout="null", stderr="null")) as other:
-            async with Container(Spec(["python3", "-c", FLOOD])) as flood:
-                assert flood.stdout is not None
-                assert int(await flood.stdout.receive()) > 200
-                with pytest.raises(creche.SpawnError, match="ETOOMANYREFS") as caught:
-                    await other.run(["true"])
-                assert caught.value.hint
-                with pytest.raises(creche.SpawnError, match="ETOOMANYREFS") as caught:
-                    await creche.run(["true"])
-                assert caught.value.hint and caught.value.field is None
+        async with Container(Spec(["sleep", "1000"], **SILENT)) as other, Container(Spec(["python3", "-c", FLOOD])) as flood:
+            assert 256 < await flooded(flood) < limited
+            for _ in range(20):
+                assert (await other.run(["true"])).exit.ok
+            assert (await creche.run(["echo", "x"], input=b"")).stdout == b"x\n"
+            assert (await creche.run(["echo", "x"], tty=True)).stdout == b"x\r\n"
+            assert resource.getrlimit(resource.RLIMIT_NOFILE) == (256, limited)
+        assert other.exit is not None and flood.exit is not None
+
+    anyio.run(main)
+
+
+@needs("user")
+def test_g13_control_a_guest_with_our_own_limit_blocks_us_and_ends_no_other_container(limited: int) -> None:
+    """Whoever gives a guest as many descriptors as it has itself gets a typed error, and no death."""
+
+    async def main() -> None:
+        async with Container(Spec(["sleep", "1000"], **SILENT)) as other:
+            async with Container(Spec(["python3", "-c", FLOOD], rlimits={"nofile": limited})) as flood:
+                assert await flooded(flood) > limited
+                for attempt in (lambda: other.run(["true"]), lambda: creche.run(["true"])):
+                    with pytest.raises(creche.SpawnError, match="ETOOMANYREFS") as caught:
+                        await attempt()
+                    assert caught.value.hint and caught.value.field is None
             assert (await other.run(["true"])).exit.ok
             assert other.exit is None
 
-    try:
-        anyio.run(main)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    anyio.run(main)
+
+
+@pytest.mark.parametrize("init", [True, False])
+def test_a_guest_has_fewer_descriptors_than_we_may_have(init: bool) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    told = anyio.run(lambda: creche.run(["sh", "-c", "ulimit -Sn; ulimit -Hn"], init=init)).stdout.split()
+    most = hard - min(4096, hard // 4)
+    assert [int(word) for word in told] == [min(soft, most), most]
+    given = anyio.run(lambda: creche.run(["sh", "-c", "ulimit -Sn; ulimit -Hn"], init=init, rlimits={"nofile": (100, hard)})).stdout.split()
+    assert [int(word) for word in given] == [100, hard], "what a Spec says is what it gets"

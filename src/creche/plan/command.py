@@ -17,7 +17,7 @@ from .ids import Identity, may_set_groups, no_groups
 from .landlock import landlock_steps
 from .seccomp import compile_filter
 
-__all__ = ["Account", "Descriptor", "command_steps", "environment"]
+__all__ = ["Account", "Descriptor", "Limited", "command_steps", "environment"]
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NEWCGROUP = 0x0200_0000
@@ -25,6 +25,7 @@ _RESOURCES = {
     "cpu": 0, "fsize": 1, "data": 2, "stack": 3, "core": 4, "rss": 5, "nproc": 6, "nofile": 7, "memlock": 8, "as": 9,
     "locks": 10, "sigpending": 11, "msgqueue": 12, "nice": 13, "rtprio": 14, "rttime": 15,
 }  # fmt: skip
+Limited = tuple[tuple[str, tuple[int, int]], ...]  #: resource limits by name: soft, hard
 assert _RESOURCES.keys() == RLIMIT_NAMES.keys()
 
 
@@ -74,7 +75,7 @@ def command_steps(
     *,
     cgroups: int,
     caller: Mapping[str, str],
-    core_limit: tuple[int, int] = (1, 1),
+    rlimits: Limited = (("core", (1, 1)),),
 ) -> list[st.Step]:
     """The Steps of one command. Passed with it: its descriptors in order, then `cgroups` descriptors of cgroup.procs."""
     assert spec.command is not None
@@ -98,7 +99,7 @@ def command_steps(
         steps.append(st.Unshare(a=NEWCGROUP, blame="namespaces.cgroup"))
     pairs = b"".join(struct.pack("=II", slot, number) for number, slot in sorted(passed.items()))
     steps.append(st.Descriptors(text=pairs, a=int(spec.tty is not None), blame="pass_fds" if spec.pass_fds else "stdin"))
-    limits = {"core": core_limit, **spec.rlimits}
+    limits = {**dict(rlimits), **spec.rlimits}
     # What follows opens descriptors of its own, so their limit comes last; but to raise a hard one takes the power that goes before.
     late = {"nofile"} if spec.namespaces.user is not False else set()
     steps += _limits(limits, limits.keys() - late)

@@ -12,7 +12,7 @@ from ..machine import KERNEL_FLOOR, Machine
 from ..spec.filesystem import Bind, Overlay
 from ..spec.spec import Spec
 from . import steps as st
-from .command import Account, Descriptor, command_steps
+from .command import Account, Descriptor, Limited, command_steps
 from .guard import guard_steps
 from .ids import RANGE, Identity, identity, map_steps, may_set_groups, no_groups
 from .mounts import MS_PRIVATE, Mounts
@@ -36,7 +36,7 @@ class Context:
     caller: Mapping[str, str] = field(factory=dict)  #: the caller's environment, for inherit_env
     init_cgroups: int = 0  #: descriptors of cgroup.procs that the init enters
     command_cgroups: int = 0  #: and that a command enters
-    core_limit: tuple[int, int] = (1, 1)
+    rlimits: Limited = (("core", (1, 1)),)  #: those of a command whose Spec does not say otherwise
     held: bool = False  #: whether the range's lock travels with the setup, for the init to keep
 
 
@@ -169,12 +169,12 @@ def _remembered_command(
     spec: Spec, machine: Machine, who: Identity, account: Account, descriptors: tuple[Descriptor, ...], context: Context
 ) -> tuple[st.Step, ...]:
     """The first command's Steps, once for each Spec that is used again: they are the same wherever its ids are outside."""
-    key = id(spec), id(machine), account, who.new, who.private, who.setgroups, who.uid, context.command_cgroups, context.core_limit
+    key = id(spec), id(machine), account, who.new, who.private, who.setgroups, who.uid, context.command_cgroups, context.rlimits
     found = _commands.get(key)
     if found is None or spec.inherit_env:
         steps = command_steps(
             spec, machine, who, account, descriptors,
-            cgroups=context.command_cgroups, caller=context.caller, core_limit=context.core_limit,
+            cgroups=context.command_cgroups, caller=context.caller, rlimits=context.rlimits,
         )  # fmt: skip
         if len(_commands) >= _COMMANDS:
             del _commands[next(iter(_commands))]
