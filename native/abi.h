@@ -14,7 +14,7 @@
 	X(SETSID) X(PTY) X(DESCRIPTORS) X(OWN) X(RLIMIT) X(UMASK) X(NICE) X(CGROUP) X(UNSHARE) \
 	X(KEEP_CAPS) X(GROUPS) X(USER) X(CAPABILITIES) X(NO_NEW_PRIVS) X(CHDIR) X(SIGNALS) \
 	X(LANDLOCK) X(LANDLOCK_PATH) X(LANDLOCK_PORT) X(LANDLOCK_RESTRICT) X(SECCOMP) X(EXEC) \
-	X(MAP) X(MAP_TOOL) X(PROC_WRITE) X(IDMAP) X(ENTER)
+	X(MAP) X(MAP_TOOL) X(PROC_WRITE) X(IDMAP) X(ENTER) X(KEYRINGS)
 
 #include <stdint.h>
 
@@ -27,6 +27,7 @@ enum {
 	CRECHE_SLOT_PROC = 1,           /* a proc of its own, kept by the init */
 	CRECHE_SLOT_DEVPTS = 2,         /* its devpts, kept by the init */
 	CRECHE_SLOT_PTY = 3,            /* a new command's terminal (the master) */
+	CRECHE_SLOT_SOURCES = 6,        /* the stage beneath its root, kept by the init */
 	CRECHE_SLOT_PASSED = 16,        /* the first of the descriptors that came with a message */
 	CRECHE_MAX_FDS = 250,           /* descriptors in one message: unix(7) allows 253 */
 	CRECHE_INLINE = 98304,          /* a larger Plan travels as a sealed memfd */
@@ -40,8 +41,8 @@ enum { CRECHE_PHASE_PARENT, CRECHE_PHASE_CHILD, CRECHE_PHASE_SETUP, CRECHE_PHASE
 
 /* Flags of Steps. */
 enum {
-	CRECHE_OPTIONAL = 1,            /* SYMLINK, LANDLOCK_PATH, GROUPS: there already, absent or denied is well too */
-	CRECHE_RECURSIVE = 2,           /* OPEN_TREE, MOUNT_ATTR */
+	CRECHE_OPTIONAL = 1,            /* SYMLINK, STAGE, LANDLOCK_PATH, GROUPS, WRITE: there already, absent or denied is well too */
+	CRECHE_RECURSIVE = 2,           /* OPEN_TREE, LINK_TREE, MOUNT_ATTR */
 	CRECHE_DIRECTORY = 4,           /* OPEN: nothing else will do; ATTACH with slot2: make one */
 	CRECHE_KEEP_SLOT = 8,           /* ATTACH: the slot is used again */
 	CRECHE_WRITABLE = 16,           /* FILE: stays writable while built */
@@ -64,6 +65,7 @@ enum {
 	CRECHE_DETAIL_TOOL,             /* newuidmap or newgidmap ended with status `index` */
 	CRECHE_DETAIL_LOG,              /* text is the file system context's own log */
 	CRECHE_DETAIL_MOVED,            /* the supervisor's descriptors: out of them */
+	CRECHE_DETAIL_SELF,             /* RESET: a guest has changed the init, and that can't be undone: text says what */
 };
 
 struct creche_header {
@@ -88,7 +90,7 @@ struct creche_failure {
 };
 
 /* Messages to the init. */
-enum { CRECHE_GO = 1, CRECHE_SETUP, CRECHE_RUN, CRECHE_SIGNAL, CRECHE_OPEN_FILE, CRECHE_HOLD };
+enum { CRECHE_GO = 1, CRECHE_SETUP, CRECHE_RUN, CRECHE_SIGNAL, CRECHE_OPEN_FILE, CRECHE_HOLD, CRECHE_RESET };
 /* What OPEN_FILE asks for, below a directory that comes with it; OPEN without one: below the root. */
 enum { CRECHE_FILE_OPEN, CRECHE_FILE_MKDIR, CRECHE_FILE_UNLINK, CRECHE_FILE_RMDIR, CRECHE_FILE_SYMLINK, CRECHE_FILE_MODE, CRECHE_FILE_OWNER };
 /* Messages from it. */

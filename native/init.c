@@ -1,6 +1,7 @@
 /* Process 1 of a container: sets it up, starts commands, reaps everything, and ends with its supervisor. */
 #include "init_files.h"
-#include "message.h"
+#include "init_self.h"
+#include "init_talk.h"
 #include <asm/errno.h>
 #include <asm/ioctls.h>
 #include <linux/close_range.h>
@@ -11,10 +12,6 @@
 #include <linux/time_types.h>
 #include <linux/wait.h>
 #include <linux/poll.h>
-
-/* Freestanding: no libc, no allocation, no environment; nothing here trusts a guest, and little the supervisor.
-   It is executed from a sealed memfd with these descriptors and no others: */
-enum { CONTROL = 0, SUPERVISOR = 1, CHILDREN = 2 /* a signalfd, made here */ };
 
 enum { MAX_STARTING = 128, REAPED_AT_ONCE = 64 };
 
@@ -36,80 +33,8 @@ static int slots[CRECHE_SLOTS];
 static struct command commands[CRECHE_MAX_COMMANDS];
 static struct birth *births; /* one for each of them */
 static unsigned highest, starting;
-static _Alignas(8) unsigned char inbox[CRECHE_INLINE + 64];
 static struct creche_failure failure;
 static struct ctx ctx = { .slots = slots, .failure = &failure, .report_fd = -1 };
-
-static _Noreturn void leave(int status)
-{
-	sys1(__NR_exit_group, status);
-	__builtin_trap(); /* a filter of a newborn's may forbid even that */
-}
-
-/* Waits until the control socket is ready for `events`; whoever supervised us being gone is the end of all of it.
-   A fork of the supervisor may hold the socket open, hence the pidfd. */
-static void await_control(short events)
-{
-	struct pollfd fds[2] = { { CONTROL, events, 0 }, { SUPERVISOR, POLLIN, 0 } };
-
-	while (sys5(__NR_ppoll, fds, 2, 0, 0, 8) < 0)
-		;
-	if (fds[1].revents)
-		leave(0);
-}
-
-static void reply(struct creche_reply *message, const int *fds, unsigned count, int pid)
-{
-	struct packet p;
-	struct { int pid; unsigned uid, gid; } who = { pid, (unsigned)sys0(__NR_getuid), (unsigned)sys0(__NR_getgid) };
-	long r;
-
-	do {
-		packet_data(&p, message, sizeof *message, 0, 0);
-		if (count)
-			packet_attach(&p, 1 /* SCM_RIGHTS */, fds, count * sizeof(int));
-		if (pid) /* the kernel translates the number for the reader: unix(7) */
-			packet_attach(&p, 2 /* SCM_CREDENTIALS */, &who, sizeof who);
-		r = sys3(__NR_sendmsg, CONTROL, &p.header, SEND_QUIETLY | DONT_WAIT);
-		if (r == -EAGAIN)
-			await_control(POLLOUT);
-		else if (r == -ETOOMANYREFS && count)
-			count = 0; /* a user's descriptors on their way are counted together: any guest of its can use them up (unix(7)) */
-		else if (r < 0 && r != -EINTR)
-			leave(1);
-	} while (r < 0);
-}
-
-static void reply_failure(uint32_t type, uint32_t id, const struct creche_failure *f)
-{
-	struct creche_reply message = { .type = type, .id = id };
-
-	copy_bytes(&message.failure, f, sizeof *f);
-	reply(&message, 0, 0, 0);
-}
-
-/* The Plan that came with a request: inline, or in a memfd whose seals say that it can't change under us. */
-static const void *plan_of(const struct creche_request *request, long received, int plan_fd)
-{
-	if (!(request->flags & CRECHE_BLOB_MEMFD)) {
-		if (request->size != (size_t)received - sizeof *request)
-			return 0;
-		return inbox + sizeof *request;
-	}
-	long seals = sys3(__NR_fcntl, plan_fd, F_GET_SEALS, 0);
-	if (seals < 0 || (seals & 0xe) != 0xe || !request->size || request->size > CRECHE_MAX_BLOB)
-		return 0;
-	if (sys3(__NR_lseek, plan_fd, 0, 2 /* SEEK_END */) != (long)request->size)
-		return 0;
-	long memory = sys6(__NR_mmap, 0, request->size, 1 /* PROT_READ */, 2 /* MAP_PRIVATE */, plan_fd, 0);
-	return memory < 0 && memory > -4096 ? 0 : (const void *)memory;
-}
-
-static void forget_plan(const struct creche_request *request, const void *plan)
-{
-	if (request->flags & CRECHE_BLOB_MEMFD)
-		sys2(__NR_munmap, plan, request->size);
-}
 
 static unsigned held; /* descriptors that came ahead of their request, for which one message has no room */
 
@@ -140,6 +65,34 @@ static void set_up(const struct creche_request *request, const void *plan)
 	empty_slots(0);
 	if (!(request->flags & CRECHE_QUIET))
 		reply(&ready, 0, 0, 0);
+}
+
+/* A reset under way: everything is killed first, and nobody is heard until the last of them is buried. */
+static struct { struct creche_request request; const void *plan; int waits, kills; } reset;
+
+static void begin_reset(const struct creche_request *request, const void *plan)
+{
+	copy_bytes(&reset.request, request, sizeof *request);
+	reset.plan = plan;
+	reset.waits = reset.kills = 1;
+}
+
+/* Then the same Steps as at the start make all of it anew, what they were given then being with us still. */
+static void end_reset(void)
+{
+	const char *what = "";
+	long r = self_restore(&what);
+
+	if (r < 0) {
+		failure_text(&ctx, CRECHE_DETAIL_SELF, what, text_length(what));
+		ctx.phase = CRECHE_PHASE_SETUP;
+		interp_fail(&ctx, 0, 0, r);
+		reply_failure(CRECHE_FAILED, 0, &failure);
+		leave(1);
+	}
+	set_up(&reset.request, reset.plan);
+	forget_plan(&reset.request, reset.plan);
+	reset.waits = 0;
 }
 
 /* The newborn command: a copy of us, undumpable until its exec, and first of all rid of our descriptors. */
@@ -256,7 +209,7 @@ static void hear(struct command *command)
 		sys1(__NR_close, command->pty);
 }
 
-/* Reaps a few of the dead, and says whether there may be more: a guest can make orphans as fast as we bury them, and
+/* Reaps a few of the dead, and says whether there may be more (-1: nobody is left at all): a guest can make orphans as fast as we bury them, and
    whoever supervises us must be heard meanwhile. */
 static int reap(void)
 {
@@ -270,7 +223,9 @@ static int reap(void)
 		struct command *command = 0;
 
 		info.seen.pid = 0;
-		if (sys5(__NR_waitid, 0 /* P_ALL */, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WALL, 0) < 0 || !(pid = info.seen.pid))
+		if (sys5(__NR_waitid, 0 /* P_ALL */, 0, &info, WEXITED | WNOHANG | WNOWAIT | __WALL, 0) < 0)
+			return -1;
+		if (!(pid = info.seen.pid))
 			return 0;
 		for (unsigned i = 0; i < highest && !command; i++)
 			if (commands[i].pid == pid)
@@ -340,15 +295,18 @@ static void obey(void)
 		return;
 	}
 	held = 0;
-	if (request.type == CRECHE_SETUP || request.type == CRECHE_RUN) {
+	if (request.type == CRECHE_SETUP || request.type == CRECHE_RUN || request.type == CRECHE_RESET) {
 		plan = plan_of(&request, n, first ? fds[0] : -1);
 		if (!plan)
 			leave(1);
-		if (request.type == CRECHE_SETUP)
+		if (request.type == CRECHE_RESET)
+			begin_reset(&request, plan);
+		else if (request.type == CRECHE_SETUP)
 			set_up(&request, plan);
 		else
 			run(&request, plan);
-		forget_plan(&request, plan);
+		if (request.type != CRECHE_RESET)
+			forget_plan(&request, plan);
 	} else if (request.type == CRECHE_SIGNAL) {
 		for (unsigned i = 0; i < highest; i++)
 			if (commands[i].pid && commands[i].id == request.id)
@@ -389,8 +347,9 @@ static _Noreturn __attribute__((used)) void begin(void)
 	if (births_at < 0 && births_at > -4096)
 		leave(1);
 	births = (struct birth *)births_at;
+	self_remember();
 	for (;;) {
-		unsigned n = 3, full = starting >= MAX_STARTING;
+		unsigned n = 3, full = starting >= MAX_STARTING || reset.waits;
 		fds[0] = (struct pollfd){ CONTROL, full ? 0 : POLLIN, 0 };
 		fds[1] = (struct pollfd){ SUPERVISOR, POLLIN, 0 };
 		fds[2] = (struct pollfd){ CHILDREN, POLLIN, 0 };
@@ -399,7 +358,7 @@ static _Noreturn __attribute__((used)) void begin(void)
 				who[n - 3] = &commands[i];
 				fds[n++] = (struct pollfd){ commands[i].report, POLLIN, 0 };
 			}
-		if (sys5(__NR_ppoll, fds, n, more ? &at_once : 0, 0, 8) < 0)
+		if (sys5(__NR_ppoll, fds, n, more || reset.kills ? &at_once : 0, 0, 8) < 0)
 			continue;
 		if (fds[1].revents || (fds[0].revents & (POLLHUP | POLLERR) && !(fds[0].revents & POLLIN)))
 			leave(0);
@@ -411,8 +370,18 @@ static _Noreturn __attribute__((used)) void begin(void)
 			sys3(__NR_read, CHILDREN, info, sizeof info);
 			more = 1;
 		}
+		if (reset.waits && (more || reset.kills)) {
+			sys2(__NR_kill, -1, SIGKILL);
+			reset.kills = 0;
+			more = 1;
+		}
 		if (more)
 			more = reap();
+		if (more < 0) {
+			more = 0;
+			if (reset.waits)
+				end_reset();
+		}
 		if (fds[0].revents & POLLIN)
 			obey();
 	}

@@ -5,6 +5,7 @@
 #include <linux/close_range.h>
 #include <linux/fcntl.h>
 #include <linux/if.h>
+#include <linux/keyctl.h>
 #include <linux/mount.h>
 #include <linux/poll.h>
 #include <linux/prctl.h>
@@ -262,4 +263,35 @@ STEP(ENTER)
 		return fd;
 	r = sys3(__NR_write, fd, text, decimal(text, c->pid_child));
 	return r < 0 ? r : 0;
+}
+
+/* A session keyring that nobody has, and nothing in those of these uids, which outlive their processes: keyrings(7). A
+   keyring is found by the real uid; power is by the effective one, which stays. Where a kernel has no keys, or something
+   around us forbids them, guests have none either. */
+STEP(KEYRINGS)
+{
+	const uint32_t *uids = (const uint32_t *)(const void *)TEXT(c, s);
+	long r = sys2(__NR_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0), own = sys0(__NR_getuid);
+
+	if (r == -ENOSYS || r == -EPERM)
+		return 0;
+	if (s->text % 4)
+		return -EINVAL;
+	for (uint32_t i = 0; r >= 0 && i < s->text_size / sizeof *uids; i++) {
+		long persistent;
+
+		r = sys3(__NR_setresuid, uids[i], -1, -1);
+		if (r >= 0)
+			r = sys2(__NR_keyctl, KEYCTL_CLEAR, KEY_SPEC_USER_KEYRING);
+		if (r >= 0)
+			r = sys2(__NR_keyctl, KEYCTL_CLEAR, KEY_SPEC_USER_SESSION_KEYRING);
+		persistent = sys3(__NR_keyctl, KEYCTL_GET_PERSISTENT, -1, KEY_SPEC_SESSION_KEYRING);
+		if (r >= 0 && persistent != -EOPNOTSUPP)
+			r = persistent < 0 ? persistent : sys2(__NR_keyctl, KEYCTL_CLEAR, persistent);
+	}
+	if (r >= 0)
+		r = sys2(__NR_keyctl, KEYCTL_CLEAR, KEY_SPEC_SESSION_KEYRING);
+	own = sys3(__NR_setresuid, own, -1, -1);
+	sys5(__NR_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+	return r < 0 ? r : own;
 }

@@ -11,23 +11,6 @@
 #define AT_RECURSIVE 0x8000
 #endif
 
-/* Attaches a mount where no path of ours leads through it: a place for trees that others are taken from (a detached
-   mount can't be cloned before 6.15). The first lies over "/" and goes with the old root; the others, in slot2 … text,
-   lie below it. Over the container's root they would outlive the setup, to be reached by "/..". */
-STEP(STAGE)
-{
-	int fd = slot_take(c, s->slot), base;
-	long r;
-
-	if (fd < 0)
-		return fd;
-	if (s->slot2 == CRECHE_SLOT_NONE)
-		return sys5(__NR_move_mount, fd, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH);
-	base = slot_take(c, s->slot2);
-	r = base < 0 ? base : sys3(__NR_mkdirat, base, TEXT(c, s), 0700);
-	return r < 0 ? r : sys5(__NR_move_mount, fd, "", base, TEXT(c, s), MOVE_MOUNT_F_EMPTY_PATH);
-}
-
 /* Where the caller's root stays the root, nothing else takes the stage away. */
 STEP(UNSTAGE)
 {
@@ -133,6 +116,27 @@ static long is_directory(int fd, int *yes)
 
 	*yes = r >= 0 && (st.stx_mode & 0170000) == 0040000;
 	return r;
+}
+
+/* Attaches a mount where no path of ours leads through it: a place for trees that others are taken from (a detached
+   mount can't be cloned before 6.15). The first lies over "/"; the others, in slot2 … text, lie below it (OPTIONAL: at a
+   name that was made before). Over the container's root they would outlive the setup, to be reached by "/..". */
+STEP(STAGE)
+{
+	int fd = slot_take(c, s->slot), base, directory;
+	long r;
+
+	if (fd < 0)
+		return fd;
+	if (s->slot2 == CRECHE_SLOT_NONE)
+		return sys5(__NR_move_mount, fd, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH);
+	base = slot_take(c, s->slot2);
+	r = base < 0 ? base : is_directory(fd, &directory);
+	if (r >= 0)
+		r = make_name(base, TEXT(c, s), directory);
+	if (r == -EEXIST && s->flags & CRECHE_OPTIONAL)
+		r = 0;
+	return r < 0 ? r : sys5(__NR_move_mount, fd, "", base, TEXT(c, s), MOVE_MOUNT_F_EMPTY_PATH);
 }
 
 /* Attaches a tree to its place, and lets go of it (KEEP_SLOT: not). With slot2 the place is a new name in that directory,
@@ -272,14 +276,15 @@ STEP(FILE)
 	return r;
 }
 
-/* A tree of its own made of one name below the staged directory in slot2. */
+/* A tree of its own made of one name below the staged directory in slot2 (RECURSIVE: with what is mounted below it). */
 STEP(LINK_TREE)
 {
 	int from = slot_take(c, s->slot2);
 
 	if (from < 0)
 		return from;
-	return slot_put(c, s->slot, sys3(__NR_open_tree, from, TEXT(c, s), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+	return slot_put(c, s->slot, sys3(__NR_open_tree, from, TEXT(c, s), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC |
+								   (s->flags & CRECHE_RECURSIVE ? AT_RECURSIVE : 0)));
 }
 
 static long mount_id(int at, const char *path, uint64_t *id)
@@ -292,14 +297,15 @@ static long mount_id(int at, const char *path, uint64_t *id)
 }
 
 /* The container's root becomes "/", the old one goes: pivot_root(2), "pivot_root(".", ".")". Then the old root lies on
-   top of the new one, and on top of it what was staged: umount2 takes the topmost of them, and "/.." leads there. */
+   top of the new one, and on top of it what was staged: umount2 takes the topmost of them, and "/.." leads there.
+   With a stage in `slot`, that stays beneath the container's root for the resets to come: no path leads under a root, as
+   none leads to the initial ramfs under a host's. */
 STEP(PIVOT)
 {
-	int root = slot_take(c, CRECHE_SLOT_ROOT);
-	long r = sys1(__NR_fchdir, root);
+	int root = slot_take(c, CRECHE_SLOT_ROOT), lowest = s->slot == CRECHE_SLOT_NONE ? root : slot_take(c, s->slot);
+	long r = sys1(__NR_fchdir, lowest);
 	uint64_t ours = 0, top = 0;
 
-	(void)s;
 	if (r >= 0)
 		r = sys2(__NR_pivot_root, ".", ".");
 	if (r >= 0)
@@ -309,12 +315,17 @@ STEP(PIVOT)
 		if (r >= 0)
 			r = i < 8 ? mount_id(AT_FDCWD, "/..", &top) : -EBUSY;
 	}
+	if (r >= 0 && lowest != root) {
+		r = sys1(__NR_fchdir, root);
+		if (r >= 0)
+			r = sys1(__NR_chroot, ".");
+	}
 	if (r >= 0)
 		r = sys1(__NR_chdir, "/");
 	return r;
 }
 
-/* Writes text2 to a file of the kernel below the directory in `slot`. */
+/* Writes text2 to a file of the kernel below the directory in `slot` (OPTIONAL: where this kernel has it). */
 STEP(WRITE)
 {
 	int at = slot_take(c, s->slot);
@@ -324,7 +335,7 @@ STEP(WRITE)
 		return at;
 	fd = sys4(__NR_openat, at, TEXT(c, s), O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0);
 	if (fd < 0)
-		return fd;
+		return fd == -ENOENT && s->flags & CRECHE_OPTIONAL ? 0 : fd;
 	r = sys3(__NR_write, fd, TEXT2(c, s), s->text2_size);
 	sys1(__NR_close, fd);
 	return r < 0 ? r : 0;

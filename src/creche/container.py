@@ -23,6 +23,7 @@ from .machine import Machine
 from .place import Place
 from .plan.compile import Context, Plan
 from .process import Process, is_dead, signal_number
+from .renewing import Renewing
 from .results import Exit, Reason
 from .spawn import RUNNING, Job, reap
 from .spec.spec import Spec
@@ -42,7 +43,7 @@ TELLING = 1.0  # seconds in which an init must tell of a main command that is de
 _ids = count(1)
 
 
-class Container(Starting, Place, Limited):
+class Container(Starting, Place, Renewing, Limited):
     """What a Spec describes, alive: an async context manager, and something that can be awaited.
 
     ``async with Container(spec) as box`` starts it and gives it when its main command has been executed; leaving the
@@ -77,7 +78,9 @@ class Container(Starting, Place, Limited):
         self._pid, self._pidfd = 0, -1
         self._failure: tuple[int, Failure] | None = None
         self._answers: dict[int, tuple[int, list[int]]] = {}
-        self._ready = self._reaped = False
+        self._ready = self._reaped = self._resetting = False
+        self._sending = 0  # commands on their way to the init
+        self._uids: set[int] = set()  # that commands had
         self._began = 0.0
         self._exit: Exit | None = None
         self._reap_lock: anyio.Lock | None = None

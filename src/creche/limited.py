@@ -79,7 +79,7 @@ class Limited:
         return self._limited().processes()
 
     async def events(self) -> AsyncIterator[BoxEvent]:
-        """What the kernel does to it for its limits, as it happens; ends with the container.
+        """What the kernel does to it for its limits, as it happens; ends with the container, or its reset.
 
         The kernel gives at most one notice in 10 ms, so a rise may be by more than one (`count`).
         """
@@ -91,7 +91,7 @@ class Limited:
             self._watches.append(changes)
             try:
                 while True:
-                    over = self._exit is not None
+                    over = self._exit is not None or self._group is not group
                     now = self._last_events or seen if over else group.events()
                     for event in _rises(seen, now):
                         yield event

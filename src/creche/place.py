@@ -52,6 +52,9 @@ class Place:
         _answers: dict[int, tuple[int, list[int]]]
         _asked: set[int]
         _next: int
+        _resetting: bool
+        _sending: int
+        _uids: set[int]
 
         def _enter(self, ident: int, limits: Limits | None) -> list[int]: ...
         def _leave(self, ident: int) -> None: ...
@@ -87,8 +90,8 @@ class Place:
         return await run_in(cast("Container", self), command, input, timeout, max_output, on_overflow, check, fields)
 
     async def _launch(self, command: Any, fields: dict[str, Any]) -> Process:
-        if self._state is not State.RUNNING or self._channel is None or not self.spec.has_init:
-            why = self._state.value if self.spec.has_init else "it has no init of ours to start commands"
+        if self._state is not State.RUNNING or self._channel is None or not self.spec.has_init or self._resetting:
+            why = "it is being reset" if self._resetting else self._state.value if self.spec.has_init else "it has no init of ours to start commands"
             raise CrecheError(f"the container can't run a command: {why}")
         spec, added = commands.derive(self.spec, command, fields)
         plumbing = Plumbing(spec)
@@ -126,15 +129,23 @@ class Place:
         account = commands.account(spec, self._machine, self._plan) or await commands.look_up(spec, self._plan, self._read)
         if self._plan.who.private:
             self._give(plumbing, self._plan, account.uid, account.gid)
+        self._uids.add(account.uid)
         steps = commands.steps(spec, self._machine, self._plan, account, context)
         flags = (control.RUN_MAIN if main else 0) | (control.RUN_PTY if spec.tty else 0)
         rows, columns = spec.tty or (0, 0)
+        if self._resetting:
+            raise CrecheError("the container can't run a command: it is being reset")
         process.sent = True
+        self._sending += 1
         try:
             await self._send(control.RUN, process._ident, flags=flags, a=rows, b=columns, blob=commands.encoded(steps), fds=[*plumbing.child, *cgroup_fds])
         except BaseException:
             process.sent = False
             raise
+        finally:
+            self._sending -= 1
+            if self._resetting:
+                self._channel.wake()
         plumbing.sent()
         await self._channel.until(lambda: process.started or process.failure is not None)
         if process.failure is not None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 
-__all__ = ["make", "remove"]
+__all__ = ["make", "remove", "renew"]
 
 
 def make(count: int) -> str:
@@ -17,6 +17,15 @@ def make(count: int) -> str:
         for name in ("upper", "work"):
             os.makedirs(f"{path}/{index}/{name}", mode=0o755)
     return path
+
+
+def renew(path: str) -> None:
+    """Fresh pairs in their places, for a reset; what was written until then lies beside them, and goes with the folder."""
+    for index in sorted(name for name in os.listdir(path) if name.isdecimal()):
+        former = tempfile.mkdtemp(prefix="former-", dir=path)
+        for name in ("upper", "work"):
+            os.rename(f"{path}/{index}/{name}", f"{former}/{name}")
+            os.mkdir(f"{path}/{index}/{name}", mode=0o755)
 
 
 def remove(path: str) -> None:

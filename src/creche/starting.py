@@ -44,6 +44,7 @@ class Starting:
         _plan: Plan | None
         _machine: Machine | None
         _context: Context
+        _compiled: Spec
         _range: ranges.Reserved | None
         _scratch: str | None
         _claims: list[int]
@@ -85,7 +86,8 @@ class Starting:
             scratch=self._scratch, caller=os.environ, command_cgroups=len(cgroup_fds), rlimits=commands.rlimits(),
             held=self._range is not None,
         )  # fmt: skip
-        plan = self._plan = compile(commands.without_missing(spec), machine, self._context)
+        self._compiled = commands.without_missing(spec)
+        plan = self._plan = compile(self._compiled, machine, self._context)
         if plan.command and plan.who.private:
             account = commands.account(spec, machine, plan)
             if account is not None:

@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "commands",
         "limited",
         "place",
+        "renewing",
         "starting",
         "planning",
         "inspecting",

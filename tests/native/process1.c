@@ -148,7 +148,7 @@ static long polled(struct pollfd *fds, long count, const void *timeout)
 
 static long received(struct wire_msghdr *header)
 {
-	struct creche_request request = { .type = (uint32_t)(CRECHE_SETUP + below(5)), .id = (uint32_t)below(50), .a = 24, .b = 80,
+	struct creche_request request = { .type = (uint32_t)(CRECHE_SETUP + below(CRECHE_RESET - CRECHE_SETUP + 1)), .id = (uint32_t)below(50), .a = 24, .b = 80,
 		.number = 9 };
 	struct { struct creche_header header; char text[8]; } plan = {
 		{ CRECHE_MAGIC, CRECHE_ABI, sizeof plan, 0, sizeof(struct creche_header), 0 }, "" };
@@ -163,7 +163,7 @@ static long received(struct wire_msghdr *header)
 		return -EAGAIN;
 	request.size = sizeof plan;
 	request.flags = (uint32_t)(below(2) ? CRECHE_RUN_PTY : 0) | (below(1000) ? 0 : CRECHE_RUN_MAIN) | (below(5) ? 0 : CRECHE_BLOB_MEMFD);
-	if (request.type > CRECHE_RUN)
+	if (request.type > CRECHE_RUN && (request.type != CRECHE_RESET || below(2)))
 		request.flags = 0;
 	if (request.type == CRECHE_OPEN_FILE) {
 		size = sizeof request + below(10);
@@ -235,6 +235,14 @@ static long zombie(void)
 	for (unsigned i = 0; i < PROCESSES; i++)
 		if (processes[i].zombie)
 			return processes[i].pid;
+	return 0;
+}
+
+static int anybody(void)
+{
+	for (unsigned i = 0; i < PROCESSES; i++)
+		if (processes[i].pid)
+			return 1;
 	return 0;
 }
 
@@ -311,7 +319,7 @@ long creche_record(long nr, long a, long b, long c, long d, long e, long f)
 	case __NR_waitid:
 		((int *)c)[4] = (int)zombie();
 		assert(++reaped <= 2 * REAPED_AT_ONCE);
-		return 0;
+		return storm || anybody() ? 0 : -ECHILD;
 	case __NR_wait4:
 		memset((void *)d, 0, 144);
 		*(int *)b = 9;
@@ -321,6 +329,8 @@ long creche_record(long nr, long a, long b, long c, long d, long e, long f)
 		return a;
 	case __NR_kill:
 		killed++;
+		for (unsigned i = 0; a == -1 && i < PROCESSES; i++)
+			processes[i].zombie = processes[i].pid != 0;
 		return 0;
 	default:
 		return 0;
@@ -333,6 +343,7 @@ static void live(void)
 	memset(processes, 0, sizeof processes);
 	memset(commands, 0, sizeof commands);
 	memset(&failure, 0, sizeof failure);
+	memset(&reset, 0, sizeof reset);
 	memset(ctx.keep, 0, sizeof ctx.keep);
 	ctx.report_fd = -1;
 	is_open[0] = is_open[1] = 1;

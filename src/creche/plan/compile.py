@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from attrs import field, frozen
 
@@ -16,8 +16,9 @@ from .command import Account, Descriptor, Limited, command_steps
 from .guard import guard_steps
 from .ids import RANGE, Identity, identity, map_steps, may_set_groups, no_groups
 from .mounts import MS_PRIVATE, Mounts
+from .renewal import check_renewable, keeps_sources, keyring_steps
 
-__all__ = ["Context", "Plan", "compile", "needs_scratch"]
+__all__ = ["Context", "Plan", "compile", "compile_reset", "needs_scratch"]
 
 CLONE = {
     "user": 0x1000_0000, "mount": 0x0002_0000, "pid": 0x2000_0000, "network": 0x4000_0000,
@@ -186,14 +187,28 @@ def _remembered_command(
 _setups: dict[object, tuple[Machine, HostListing, tuple[tuple[st.Step, ...], tuple[st.Step, ...]]]] = {}
 
 
-def _remembered_setup(spec: Spec, machine: Machine, who: Identity, context: Context) -> tuple[tuple[st.Step, ...], tuple[st.Step, ...]]:
+def compile_reset(spec: Spec, machine: Machine, who: Identity, context: Context, uids: Set[int]) -> tuple[st.Step, ...]:
+    """What the init does, once everything is killed, to be as it was at the start. The arguments are those of the start, and the
+    uids that commands had since.
+
+    Raises UnsupportedError where something of a guest's would stay.
+    """
+    check_renewable(spec)
+    keyrings = keyring_steps(spec, machine, {who.uid, *uids})
+    setup = _remembered_setup(spec, machine, who, context, again=True)[0]
+    return (*keyrings, *setup) if keyrings else setup
+
+
+def _remembered_setup(
+    spec: Spec, machine: Machine, who: Identity, context: Context, again: bool = False
+) -> tuple[tuple[st.Step, ...], tuple[st.Step, ...]]:
     """`_setup`, once for Specs that differ in their command alone: a service has few kinds of containers."""
     security = spec.security
     key = (
         spec.init, spec.rootfs, spec.mounts, spec.devices, spec.namespaces, spec.hostname or spec.name, spec.domainname, tuple(spec.sysctl.items()),
         security.masked_paths, security.readonly_paths, security.no_new_privs, security.privileged,
         who.new, who.private, who.idmaps, who.setgroups, who.uid, who.gid, who.maps_group(5), context.scratch, context.held, id(machine), id(context.view),
-        spec.has_init, tuple(spec.time_offsets.items()),
+        spec.has_init, tuple(spec.time_offsets.items()), again, keeps_sources(spec, context.view),
         (who.uid_map, who.gid_map) if any(isinstance(mount, Bind) and mount.uid_map for mount in spec.mounts) else None,
     )  # fmt: skip
     found = _setups.get(key)
@@ -201,22 +216,25 @@ def _remembered_setup(spec: Spec, machine: Machine, who: Identity, context: Cont
         if len(_setups) >= _SETUPS:
             del _setups[next(iter(_setups))]
         # machine and view are kept with it, so that their ids stay theirs
-        found = _setups[key] = machine, context.view, _setup(spec, machine, who, context)
+        found = _setups[key] = machine, context.view, _setup(spec, machine, who, context, again)
     return found[2]
 
 
-def _setup(spec: Spec, machine: Machine, who: Identity, context: Context) -> tuple[tuple[st.Step, ...], tuple[st.Step, ...]]:
-    """What the init does before the first command; and the trees that its parent makes for it."""
+def _setup(spec: Spec, machine: Machine, who: Identity, context: Context, again: bool) -> tuple[tuple[st.Step, ...], tuple[st.Step, ...]]:
+    """What the init does before the first command, or `again` for a reset; and the trees that its parent makes for it."""
     kinds = {name: getattr(spec.namespaces, name) for name in CLONE}
-    mounts = Mounts(spec, machine, who, context.view, context.scratch, first=st.PASSED + int(context.held))
+    mounts = Mounts(spec, machine, who, context.view, context.scratch, first=st.PASSED + int(context.held), again=again)
     setup: list[st.Step] = []
-    if context.held:
+    if again:  # what can't be emptied is made anew; the mounts are all ours, and go with the old root
+        setup.append(st.Unshare(a=sum(CLONE[name] for name in ("ipc", "network", "uts") if kinds[name] is True), blame="namespaces"))
+    elif context.held:
         setup.append(st.Keep(slot=st.HELD, slot2=st.PASSED))
     if kinds["mount"] is True:
         mounts.root()
         mounts.base()
         mounts.all_mounts()
-        setup.append(st.Propagation(a=MS_PRIVATE))  # before the first mount: nothing of ours may appear on the host
+        if not again:
+            setup.append(st.Propagation(a=MS_PRIVATE))  # before the first mount: nothing of ours may appear on the host
         setup += mounts.host  # the host's paths, opened as the caller
     else:
         setup += [st.Open(slot=st.ROOT, text="/", flags=st.DIRECTORY), st.Open(slot=st.PROC, text="/proc", flags=st.DIRECTORY)]
@@ -225,20 +243,27 @@ def _setup(spec: Spec, machine: Machine, who: Identity, context: Context) -> tup
         if spec.time_offsets:  # while /proc/self is the caller's: after a change of ids it is not
             setup.append(st.Open(slot=st.PROC, text="/proc", flags=st.DIRECTORY))
             setup.append(st.Write(slot=st.PROC, text="self/timens_offsets", text2=_offsets(spec), blame="time_offsets"))
-    if spec.has_init and may_set_groups(machine, who):
+    if spec.has_init and may_set_groups(machine, who) and not again:
         setup.append(no_groups(spec))  # what is opened for box.get is opened by an init without the caller's groups, too
-    if who.new or not isinstance(kinds["user"], bool):
+    if not again and (who.new or not isinstance(kinds["user"], bool)):
         setup.append(st.Identity(a=who.uid, b=who.gid, blame="uid_map"))  # from here on as the container's root
     if kinds["mount"] is True:
         setup += mounts.build
         mounts.build = []
-        for name, value in spec.sysctl.items():  # before /proc/sys becomes read-only
-            setup.append(st.Write(slot=st.PROC, text="sys/" + name.replace(".", "/"), text2=value, blame=f"sysctl.{name}"))
+        # before /proc/sys becomes read-only
+        setup += [st.Write(slot=st.PROC, text="sys/" + name.replace(".", "/"), text2=value, blame=f"sysctl.{name}") for name, value in spec.sysctl.items()]
+        if again:  # or their numbers would tell how many there were: proc_sys_kernel(5)
+            setup.append(st.Write(slot=st.PROC, text="sys/kernel/ns_last_pid", text2="1", flags=st.OPTIONAL, blame="namespaces.pid"))
         mounts.covers()
         setup += mounts.build
         setup += mounts.late
         if spec.rootfs is not None:
-            setup.append(st.Pivot(blame="rootfs"))
+            stays = mounts.sourced and not again
+            setup.append(st.Pivot(slot=mounts.stage if stays else st.NONE, blame="rootfs"))
+            if stays:
+                setup.append(st.Keep(slot=st.SOURCES, slot2=mounts.stage))
+            if mounts.upper is not None and spec.has_init:
+                setup.append(st.Keep(slot=st.UPPER, slot2=mounts.upper))
     else:
         setup += [st.Write(slot=st.PROC, text="sys/" + name.replace(".", "/"), text2=value, blame=f"sysctl.{name}") for name, value in spec.sysctl.items()]
     if kinds["uts"] is True:
@@ -247,5 +272,6 @@ def _setup(spec: Spec, machine: Machine, who: Identity, context: Context) -> tup
     if kinds["network"] is True:
         setup.append(st.Loopback(blame="namespaces.network"))
     setup += [st.Keep(slot=st.ROOT), st.Keep(slot=st.PROC)]
-    setup += guard_steps(spec, machine)
+    if not again:  # a filter is for ever
+        setup += guard_steps(spec, machine)
     return tuple(setup), tuple(mounts.parent)

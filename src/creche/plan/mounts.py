@@ -23,6 +23,7 @@ from ..spec.filesystem import (
 from . import steps as st
 from .covered import MASKED, READONLY
 from .pieces import MIB, NODEV, NOEXEC, NOSUID, RDONLY, Pieces
+from .renewal import covers_trees
 
 __all__ = ["Mounts"]
 
@@ -38,6 +39,9 @@ DEV_LINKS = (("/proc/self/fd", "fd"), ("/proc/self/fd/0", "stdin"), ("/proc/self
 class Mounts(Pieces):
     """A container's file system, piece by piece and in order."""
 
+    upper: int | None = None  #: the root's upper layer
+    _covered = True  # trees of the host's may have something else on them, and are not to be found by their paths
+
     # ---- the root ----
 
     @property
@@ -48,6 +52,7 @@ class Mounts(Pieces):
     def root(self) -> None:
         """The container's root, and what every root of ours has: /proc, /dev, /tmp."""
         rootfs = self.spec.rootfs
+        self._covered = not isinstance(rootfs, HostView) or (self.sourced and covers_trees(self.spec, self.view))
         if rootfs is not None:
             self._staging()
         if rootfs is None:
@@ -59,10 +64,12 @@ class Mounts(Pieces):
             self.late.append(st.MountAttr(slot=slot, a=RDONLY, blame="rootfs"))
         else:
             if isinstance(rootfs, Directory):
-                slot = self._idmap(rootfs.path, "rootfs.path") if self.who.idmaps else self._tree(rootfs.path, "rootfs.path")
+                slot = self._tree(rootfs.path, "rootfs.path", idmap=(b"", b"") if self.who.idmaps else None)
                 self._attributes(slot, self._safe | (RDONLY if rootfs.readonly else 0), "rootfs")
             else:
-                slot = self._overlay(*self._layers(rootfs, "rootfs"), "rootfs", self._safe)
+                layers = self._layers(rootfs, "rootfs")
+                self.upper = layers[1]
+                slot = self._overlay(*layers, "rootfs", self._safe)
                 if rootfs.readonly:
                     self.late.append(st.MountAttr(slot=slot, a=RDONLY, blame="rootfs.readonly"))
             self.build.append(st.Root(slot=slot, blame="rootfs.path" if isinstance(rootfs, Directory) else "rootfs"))
@@ -75,8 +82,7 @@ class Mounts(Pieces):
             etc.append(("/etc/resolv.conf", self.view.resolver))
         etc += [(path, content) for path, content in self.view.files if path != "/etc/hosts"]
         for path, directory in self.view.trees:
-            tree = self._tree(path, "rootfs")
-            self._attributes(tree, RDONLY | self._safe, "rootfs")
+            tree = self._own_tree(path, RDONLY | self._safe)
             self._attach_new(tree, path, folders, directory=directory)
         for path, target in self.view.links:
             folder, name = self._folder(path, folders)
@@ -85,6 +91,20 @@ class Mounts(Pieces):
             folder, name = self._folder(path, folders)
             self.build.append(st.MakeFile(slot=folder, text=name, text2=content, a=0o644, blame="rootfs"))
         self.build += [st.Close(slot=slot) for path, slot in folders.items() if path != "/"]
+
+    def _own_tree(self, path: str, attributes: int, *, recursive: bool = True) -> int:
+        """A tree of the host's at its own path in a HostView. For a reset it is taken from there, where nobody could have
+        put anything in its place: a guest can neither write to that root nor mount."""
+        if self._covered:
+            slot = self._tree(path, "rootfs", recursive=recursive)
+        else:
+            slot = self._slot()
+            if self.again:
+                self.host.append(st.Open(slot=slot, text=path, flags=st.INSIDE, blame="rootfs"))
+                return slot
+            self.host.append(st.OpenTree(slot=slot, text=path, flags=st.RECURSIVE if recursive else 0, blame="rootfs"))
+        self._attributes(slot, attributes, "rootfs", recursive=recursive)
+        return slot
 
     def _folder(self, path: str, folders: dict[str, int]) -> tuple[int, str]:
         """The slot of a path's directory, made where it is new, and the name in it."""
@@ -142,8 +162,7 @@ class Mounts(Pieces):
         folders = {"/dev": self._slot()}
         self.build.append(st.Open(slot=folders["/dev"], text="/dev", flags=st.DIRECTORY | st.INSIDE, blame="rootfs"))
         for path in DEVICES:
-            node = self._tree(path, "rootfs", recursive=False)
-            self._attributes(node, NODE, "rootfs", recursive=False)
+            node = self._own_tree(path, NODE, recursive=False)
             self._attach_new(node, path, folders, directory=False)
         if "/dev/pts" not in taken:
             self._devpts(DevPts(), "rootfs")
@@ -178,10 +197,7 @@ class Mounts(Pieces):
 
     def _mount(self, mount: Mount, blame: str) -> None:
         if isinstance(mount, Bind):
-            if self._idmaps(mount):
-                slot = self._idmap(mount.source, f"{blame}.source", maps=self._own_maps(mount, blame))
-            else:
-                slot = self._tree(mount.source, f"{blame}.source")
+            slot = self._tree(mount.source, f"{blame}.source", idmap=self._own_maps(mount, blame) if self._idmaps(mount) else None)
             self._attributes(slot, _flags(mount), blame)
             source = os.path.normpath(mount.source)
             if source == "/" or source.startswith(("/proc", "/sys")):
@@ -224,7 +240,7 @@ class Mounts(Pieces):
         lower = self._slot()
         self.build.append(st.Open(slot=lower, text=mount.target, flags=st.DIRECTORY | st.INSIDE, blame=f"{blame}.target"))
         fresh = self._tmpfs(size, 0o755, blame, inodes=mount.inodes)
-        self._stage_tree(fresh, blame)
+        self._stage_fresh(fresh, blame)
         self.build += [st.MakeDirectory(slot=fresh, text=name, a=mode, blame=blame) for name, mode in (("upper", mount.mode), ("work", 0o755))]
         slot = self._overlay([lower], *self._below(fresh, "upper", "work", blame), blame, _flags(mount))
         self._attach(slot, mount.target, f"{blame}.target")

@@ -12,6 +12,7 @@ from ..spec.filesystem import Bind, Directory, File, Overlay
 from ..spec.spec import Spec
 from . import steps as st
 from .ids import Identity, map_text, through
+from .renewal import keeps_sources
 
 __all__ = ["Pieces"]
 
@@ -24,8 +25,12 @@ INODES = 65_536
 class Pieces:
     """Collects Steps: what is opened on the host's side first, then what is built inside the root."""
 
-    def __init__(self, spec: Spec, machine: Machine, who: Identity, view: HostListing, scratch: str | None, first: int = st.PASSED) -> None:
+    def __init__(
+        self, spec: Spec, machine: Machine, who: Identity, view: HostListing, scratch: str | None, first: int = st.PASSED, again: bool = False,
+    ) -> None:  # fmt: skip
         self.spec, self.machine, self.who, self.view, self.scratch = spec, machine, who, view, scratch
+        self.again = again  # for a reset: of what came from the host, the init has all that is needed
+        self.sourced = keeps_sources(spec, view)
         self.parent: list[st.Step] = []  # idmapped trees
         self.host: list[st.Step] = []
         self.build: list[st.Step] = []
@@ -61,6 +66,11 @@ class Pieces:
             map_text(through(bind.gid_map, container[1], f"{blame}.gid_map")),
         )
 
+    @property
+    def _sources(self) -> int:
+        """Where trees of the host's are kept for resets, where they are: the stage itself, which then stays."""
+        return st.SOURCES if self.again and self.sourced else self._staging()
+
     def _idmapped_count(self) -> int:
         spec = self.spec
         count = sum(1 for mount in spec.mounts if isinstance(mount, Bind) and self._idmaps(mount))
@@ -91,10 +101,21 @@ class Pieces:
 
     # ---- pieces ----
 
-    def _tree(self, path: str, blame: str, *, recursive: bool = True) -> int:
-        slot = self._slot()
-        self.host.append(st.OpenTree(slot=slot, text=path, flags=st.RECURSIVE if recursive else 0, blame=blame))
-        return slot
+    def _tree(self, path: str, blame: str, *, recursive: bool = True, idmap: tuple[bytes, bytes] | None = None) -> int:
+        """A tree of the host's to attach: itself, or a copy of one that stays with the init for resets."""
+        flags = st.RECURSIVE if recursive else 0
+        if idmap is not None:
+            slot = self._idmap(path, blame, recursive=recursive, maps=idmap)
+        else:
+            slot = self._slot()
+            if not (self.again and self.sourced):
+                self.host.append(st.OpenTree(slot=slot, text=path, flags=flags, blame=blame))
+        if not self.sourced:
+            return slot
+        name = self._stage_tree(slot, blame)
+        copy = self._slot()
+        self.build.append(st.LinkTree(slot=copy, slot2=self._sources, text=name, flags=flags, blame=blame))
+        return copy
 
     def _attributes(self, slot: int, attributes: int, blame: str, *, recursive: bool = True) -> None:
         if attributes:
@@ -120,11 +141,16 @@ class Pieces:
         options = (("size", str(size)), ("nr_inodes", str(inodes)), ("mode", f"{mode:o}"))
         return self._new("tmpfs", options, attributes, blame)
 
+    @property
+    def stage(self) -> int:
+        """The slot of the stage; made where it is not yet."""
+        return self._staging()
+
     def _staging(self) -> int:
         """A small tmpfs for single files, and below it the trees that others are taken from.
 
-        It lies over the old root and below the container's, so it is made first and goes with the old root: what is laid
-        over the container's root itself could be reached by "/..".
+        It lies over the old root and below the container's, so it is made first and goes with the old root, or stays
+        beneath the new one for resets: what is laid over the container's root itself could be reached by "/..".
         """
         if self._stage is None:
             spec = self.spec
@@ -134,9 +160,27 @@ class Pieces:
             self.build.append(st.Stage(slot=self._stage))
         return self._stage
 
-    def _stage_tree(self, slot: int, blame: str) -> None:
-        self.build.append(st.Stage(slot=slot, slot2=self._staging(), text=f"s{self._staged}", blame=blame))
-        self._staged += 1
+    def _stage_tree(self, slot: int, blame: str) -> str:
+        """A place in the stage for a tree of the host's: its name there, where a reset finds it again."""
+        name, self._staged = f"s{self._staged}", self._staged + 1
+        if not (self.again and self.sourced):
+            self.build.append(st.Stage(slot=slot, slot2=self._staging(), text=name, blame=blame))
+        return name
+
+    def _stage_layer(self, slot: int, blame: str) -> None:
+        """The same for a layer, which is used where it lies."""
+        name = self._stage_tree(slot, blame)
+        if self.again and self.sourced:
+            self.build.append(st.Open(slot=slot, slot2=st.SOURCES, text=name, flags=st.DIRECTORY, blame=blame))
+
+    def _stage_fresh(self, slot: int, blame: str) -> None:
+        """The same for a fresh tmpfs; in a reset it takes the place of the former one, which goes with the old root."""
+        name, self._staged = f"s{self._staged}", self._staged + 1
+        if self.again and self.sourced:
+            former = self._slot()
+            self.build.append(st.Open(slot=former, slot2=st.SOURCES, text=name, flags=st.DIRECTORY, blame=blame))
+            self.build.append(st.Stage(slot=former, slot2=self._staging(), text=name, blame=blame))
+        self.build.append(st.Stage(slot=slot, slot2=self._sources, text=name, flags=st.OPTIONAL if self.again else 0, blame=blame))
 
     def _staged_file(self, content: bytes, mode: int, blame: str) -> int:
         stage, name = self._staging(), f"f{self._staged}"
@@ -149,28 +193,36 @@ class Pieces:
     # ---- overlays ----
 
     def _layers(self, overlay: Overlay, blame: str) -> tuple[list[int], int | None, int | None]:
-        lowers = []
+        lowers = [self._layer(path, f"{blame}.lower[{index}]") for index, path in enumerate(overlay.lower)]
+        if overlay.upper is not None and overlay.work is not None:
+            return lowers, *self._named(overlay.upper, overlay.work, blame)
+        if self.machine.tmpfs_user_xattr or not self.userns:
+            fresh = self._tmpfs(UPPER_SIZE, 0o755, blame)
+            self._stage_fresh(fresh, blame)
+            self.build += [st.MakeDirectory(slot=fresh, text=name, a=0o755, blame=blame) for name in ("upper", "work")]
+            return lowers, *self._below(fresh, "upper", "work", blame)
+        if self.scratch is None:
+            raise UnsupportedError("a throw-away upper layer: tmpfs has no user xattrs before Linux 6.6", "give Overlay an upper and a work")
+        folder, self._scratches = f"{self.scratch}/{self._scratches}", self._scratches + 1
+        if self.sourced:
+            return lowers, *self._below(self._layer(folder, f"{blame}.upper"), "upper", "work", f"{blame}.upper")
+        return lowers, *self._named(f"{folder}/upper", f"{folder}/work", blame)
+
+    def _layer(self, path: str, blame: str) -> int:
+        """A directory of the host's as a layer; for resets it is kept as a mount, since overlayfs takes no detached one."""
         if self.who.idmaps:
-            for index, path in enumerate(overlay.lower):
-                slot = self._idmap(path, f"{blame}.lower[{index}]", recursive=False)
-                self._stage_tree(slot, f"{blame}.lower[{index}]")
-                lowers.append(slot)
+            slot = self._idmap(path, blame, recursive=False)
         else:
-            for index, path in enumerate(overlay.lower):
-                lowers.append(self._slot())
-                self.host.append(st.Open(slot=lowers[-1], text=path, flags=st.DIRECTORY, blame=f"{blame}.lower[{index}]"))
-        if overlay.upper is None or overlay.work is None:
-            if self.machine.tmpfs_user_xattr or not self.userns:
-                fresh = self._tmpfs(UPPER_SIZE, 0o755, blame)
-                self._stage_tree(fresh, blame)
-                self.build += [st.MakeDirectory(slot=fresh, text=name, a=0o755, blame=blame) for name in ("upper", "work")]
-                return lowers, *self._below(fresh, "upper", "work", blame)
-            if self.scratch is None:
-                raise UnsupportedError("a throw-away upper layer: tmpfs has no user xattrs before Linux 6.6", "give Overlay an upper and a work")
-            upper, work = f"{self.scratch}/{self._scratches}/upper", f"{self.scratch}/{self._scratches}/work"
-            self._scratches += 1
-        else:
-            upper, work = overlay.upper, overlay.work
+            slot = self._slot()
+            if not self.sourced:
+                self.host.append(st.Open(slot=slot, text=path, flags=st.DIRECTORY, blame=blame))
+                return slot
+            if not self.again:
+                self.host.append(st.OpenTree(slot=slot, text=path, blame=blame))
+        self._stage_layer(slot, blame)
+        return slot
+
+    def _named(self, upper: str, work: str, blame: str) -> tuple[int, int]:
         if self.who.idmaps:
             pair_of = [os.path.normpath(path) for path in (upper, work)]
             if len({path.startswith("/") for path in pair_of}) == 2:
@@ -178,13 +230,13 @@ class Pieces:
             common = os.path.commonpath(pair_of)
             # upper and work must lie in one mount (overlayfs.rst), so their common parent is what gets idmapped
             slot = self._idmap(common or ".", f"{blame}.upper", recursive=False)
-            self._stage_tree(slot, f"{blame}.upper")
+            self._stage_layer(slot, f"{blame}.upper")
             names = [path[len(common) :].lstrip("/") for path in pair_of]
-            return lowers, *self._below(slot, names[0], names[1], f"{blame}.upper")
+            return self._below(slot, names[0], names[1], f"{blame}.upper")
         pair = self._slot(), self._slot()
         for slot, path, field in ((pair[0], upper, "upper"), (pair[1], work, "work")):
             self.host.append(st.Open(slot=slot, text=path, flags=st.DIRECTORY, blame=f"{blame}.{field}"))
-        return lowers, *pair
+        return pair
 
     def _below(self, slot: int, first: str, second: str, blame: str) -> tuple[int, int]:
         pair = self._slot(), self._slot()

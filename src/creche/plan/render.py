@@ -18,6 +18,7 @@ _RESOURCES = (
     "cpu fsize data stack core rss nproc nofile memlock as locks sigpending msgqueue nice rtprio rttime".split()  # noqa: SIM905
 )
 _UNLIMITED = 2**64 - 1
+_KEPT = {st.HELD: "the lock of its range of ids", st.SOURCES: "what is staged, for resets", st.UPPER: "its root's upper layer"}
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
@@ -288,7 +289,7 @@ def _by_opcode() -> Iterator[tuple[str, Callable[[st.Step, _Namer], tuple[str, s
         st.MakeDirectory: _simple("mkdirat", lambda s, n: f"{n.inside(s.slot, s.text)}, mode {s.a:o}"),
         st.MakeSymlink: _simple("symlinkat", lambda s, n: f"{n.inside(s.slot, s.text2)} to {_shown(s.text)}"),
         st.MakeFile: _simple("openat2", lambda s, n: f"{n.inside(s.slot, s.text)}, mode {s.a:o}, {len(s.text2)} bytes"),
-        st.Pivot: _simple("pivot_root", lambda s, n: "the container's / is all there is; the old root goes"),
+        st.Pivot: _simple("pivot_root", lambda s, n: "the container's / is all there is; the old root goes" + (", what is staged stays beneath" if s.slot != st.NONE else "")),
         st.Hostname: _simple("sethostname", lambda s, n: _shown(s.text)),
         st.Domainname: _simple("setdomainname", lambda s, n: _shown(s.text)),
         st.Loopback: _simple("ioctl", lambda s, n: "lo up"),
@@ -296,7 +297,7 @@ def _by_opcode() -> Iterator[tuple[str, Callable[[st.Step, _Namer], tuple[str, s
         st.ProcWrite: _simple("write", lambda s, n: f"{_shown(s.text2)} to the child's {_shown(s.text)}"),
         st.MapTool: _simple("execve", lambda s, n: f"{_shown(s.text)} {_shown(s.text2.replace(bytes(1), b' '))}"),
         st.Close: _simple("close", lambda s, n: n.name(s.slot)),
-        st.Keep: _simple("keep", lambda s, n: "the lock of its range of ids" if s.slot == st.HELD else n.name(s.slot)),
+        st.Keep: _simple("keep", lambda s, n: _KEPT.get(s.slot) or n.name(s.slot)),
         st.SetSid: _simple("setsid", lambda s, n: "a session of its own"),
         st.Pty: _pty,
         st.Own: _simple("fchown", lambda s, n: f"{n.name(s.slot)} to {s.a}:{s.b}"),
@@ -314,6 +315,7 @@ def _by_opcode() -> Iterator[tuple[str, Callable[[st.Step, _Namer], tuple[str, s
         st.LandlockPath: _simple("landlock", lambda s, n: f"{s.a:#x} at and below {_shown(s.text)}"),
         st.LandlockPort: _simple("landlock", lambda s, n: f"{s.a:#x} for port {s.b}"),
         st.LandlockRestrict: _simple("landlock", lambda s, n: "in force"),
+        st.Keyrings: _simple("keyctl", lambda s, n: f"a session keyring of its own, nothing in those of {len(s.text) // 4} users"),
         st.Seccomp: _simple("seccomp", lambda s, n: f"a filter of {len(s.text) // 8} instructions"),
     }  # fmt: skip
     for cls, describe in own.items():

@@ -11,6 +11,7 @@ __all__ = ["NONE", "PASSED", "Step"]
 NONE = 0xFFFF  #: no slot
 ROOT, PROC, DEVPTS, TERMINAL = 0, 1, 2, 3  #: the slots that the init keeps (native/abi.h)
 RULES, HELD = 4, 5  #: a command's Landlock ruleset; the lock of a range of ids, kept by the init
+SOURCES, UPPER = 6, 7  #: kept by the init: the stage beneath its root, its root's upper layer
 PASSED = 16  #: the first slot of the descriptors that come with a message
 IDMAPPED = 512  #: the first slot of the trees that the parent makes for its child
 
@@ -82,7 +83,7 @@ class FsFlag(Step): "Sets the flag `text`."; op = "FS_FLAG"
 class FsFd(Step): "Sets the parameter `text` to the path of what slot2 holds."; op = "FS_FD"
 class FsMount(Step): "`slot` turns from a context into a detached mount with the attributes `a`."; op = "FS_MOUNT"
 class OverlayOld(Step): "`slot` becomes an overlay of the lowers `a`…`a+b-1`, upper slot2, work slot2+1 (before 6.7)."; op = "OVERLAY_OLD"
-class Stage(Step): "Attaches `slot` over the old root, or at a new directory `text` of the staged slot2, so that trees can be taken from it."; op = "STAGE"
+class Stage(Step): "Attaches `slot` over the old root, or at a new name `text` of the staged slot2, so that trees can be taken from it."; op = "STAGE"
 class Unstage(Step): "Detaches what is staged in `slot`, with all below it."; op = "UNSTAGE"
 class Root(Step): "The tree in `slot` becomes the container's root."; op = "ROOT"
 class Attach(Step): "Attaches the tree in `slot` at `text`, resolved inside the root; makes the target where it is not there."; op = "ATTACH"
@@ -92,7 +93,7 @@ class MakeDirectory(Step): "A directory `text` inside, with mode `a`."; op = "MK
 class MakeSymlink(Step): "A symbolic link at `text2` to `text`."; op = "SYMLINK"
 class MakeFile(Step): "A file `text` (below `slot`, or inside the root) with the bytes `text2` and mode `a`."; op = "FILE"
 class LinkTree(Step): "`slot` becomes a tree of its own made of the name `text` below slot2."; op = "LINK_TREE"
-class Pivot(Step): "The container's root becomes /, the old root goes."; op = "PIVOT"
+class Pivot(Step): "The container's root becomes /, the old root goes; what is staged in `slot` stays beneath it."; op = "PIVOT"
 class Hostname(Step): "sethostname(2) to `text`."; op = "HOSTNAME"
 class Domainname(Step): "setdomainname(2) to `text`."; op = "DOMAINNAME"
 class Loopback(Step): "Brings lo up."; op = "LOOPBACK"
@@ -126,6 +127,7 @@ class MapTool(Step): "Writes it by newuidmap(1) (newgidmap) `text` with the argu
 class ProcWrite(Step): "Writes `text2` to the child's /proc file `text`."; op = "PROC_WRITE"
 class Idmap(Step): "`slot` becomes a detached copy of the host's `text`, idmapped to the child's user namespace, or by the maps `text2` (uids) and `text3` (gids)."; op = "IDMAP"
 class Enter(Step): "Puts the child into the cgroup whose cgroup.procs is in `slot`."; op = "ENTER"
+class Keyrings(Step): "A session keyring of its own, and empty ones for the uids in `text`."; op = "KEYRINGS"
 # fmt: on
 
 

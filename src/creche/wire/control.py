@@ -8,7 +8,7 @@ from attrs import frozen
 
 __all__ = ["REPLY_SIZE", "Failure", "Reply", "decode"]
 
-SETUP, RUN, SIGNAL, OPEN_FILE = 2, 3, 4, 5
+SETUP, RUN, SIGNAL, OPEN_FILE, RESET = 2, 3, 4, 5, 7
 FILE_OPEN, FILE_MKDIR, FILE_UNLINK, FILE_RMDIR, FILE_SYMLINK, FILE_MODE, FILE_OWNER = range(7)  # what OPEN_FILE asks for
 READY, FAILED, STARTED, START_FAILED, EXITED, OPENED = range(65, 71)
 RUN_MAIN, RUN_PTY = 1, 2

@@ -17,13 +17,13 @@ __all__ = ["error_of", "step_of"]
 
 Why = Callable[[str, int], tuple[str, str]]
 PARENT, CHILD, SETUP, COMMAND = range(4)
-INTERPRETER, CLONE_FAILED, JOIN, INIT, TOOL, LOG = 1, 2, 3, 4, 5, 6
+INTERPRETER, CLONE_FAILED, JOIN, INIT, TOOL, LOG, SELF = 1, 2, 3, 4, 5, 6, 8
 
 
 def step_of(failure: Failure, plan: Plan, command: tuple[st.Step, ...]) -> st.Step | None:
     """The Step that failed, where it was one."""
     steps = {PARENT: plan.parent, SETUP: plan.setup, COMMAND: command}.get(failure.phase, ())
-    if failure.detail in (CLONE_FAILED, JOIN, INIT) or failure.index >= len(steps):
+    if failure.detail in (CLONE_FAILED, JOIN, INIT, SELF) or failure.index >= len(steps):
         return None
     return steps[failure.index]
 
@@ -53,6 +53,11 @@ def _without_step(failure: Failure, spec: Spec, plan: Plan, text: str, why: Why)
         return SpawnError(
             f"namespaces.{name}: setns failed: {_said(failure)}", field=f"namespaces.{name}", step="setns", errno=error,
             hint="to join a namespace takes CAP_SYS_ADMIN in the user namespace that owns it: join that one too (namespaces.user), or be root",
+        )  # fmt: skip
+    if failure.detail == SELF:
+        return SpawnError(
+            f"the container could not be reset: a guest changed {text} of its process 1, and that can't be undone: {_said(failure)}", step="reset", errno=error,
+            hint="give the next guest a new container; guests that are another user than the init (Spec.user) can't do so",
         )  # fmt: skip
     if failure.detail == CLONE_FAILED and failure.phase == CHILD:
         if error == e.EAGAIN:

@@ -1,0 +1,13 @@
+/* What guests may change about the init itself, kept and put back. */
+#ifndef CRECHE_INIT_SELF_H
+#define CRECHE_INIT_SELF_H
+
+#include "interp.h"
+
+/* To be called before the first guest runs. */
+void self_remember(void);
+
+/* Puts it back; or -errno, with `what` the name of what can't be. */
+long self_restore(const char **what);
+
+#endif

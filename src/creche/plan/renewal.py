@@ -1,0 +1,97 @@
+"""Which containers can be made as they were at their start, and what of the host their init must keep for that."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Set
+
+from ..errors import UnsupportedError
+from ..hostview import HostListing
+from ..machine import Machine
+from ..spec.filesystem import Bind, Directory, HostView, Overlay, Symlink
+from ..spec.spec import Spec
+from . import steps as st
+from .seccomp import compile_filter, verdict
+from .seccomp.rules import Kind
+
+__all__ = ["check_renewable", "covers_trees", "keeps_sources", "keyring_steps", "renewable"]
+
+#: A guest with one of these could change what a reset is made of: the mounts, or the init itself.
+_TOO_MUCH = ("CAP_SYS_ADMIN", "CAP_SYS_PTRACE")
+
+
+def _refusals(spec: Spec) -> Iterator[tuple[str, str]]:
+    """What stands in the way, and what to do about it."""
+    if not spec.has_init:
+        yield "a reset without an init of ours", "leave init and namespaces.pid True"
+    for name in ("user", "mount", "ipc"):
+        if getattr(spec.namespaces, name) is not True:
+            yield f"a reset where namespaces.{name} is not the container's own: what a guest left there stays", f"leave namespaces.{name} True"
+    for name in ("network", "uts", "cgroup", "time"):
+        if not isinstance(getattr(spec.namespaces, name), bool):
+            yield f"a reset where namespaces.{name} was joined: what a guest left there stays", f"give namespaces.{name} True or False"
+    if spec.security.privileged:
+        yield "a reset of a privileged container: its guests can change what a reset is made of", "leave security.privileged False"
+    for name in _TOO_MUCH:
+        if name in spec.security.capabilities:
+            yield f"a reset where guests have {name}: they can change what a reset is made of", "leave it out of security.capabilities"
+    if spec.rootfs is None:
+        yield "a reset of the caller's own file system", "give the container a rootfs, such as HostView()"
+    elif isinstance(spec.rootfs, Directory) and not spec.rootfs.readonly:
+        yield "a reset of a Directory that guests write to: its files are yours", "give rootfs=Overlay([path]), whose writes are thrown away, or readonly=True"
+    for field, layer in (("rootfs", spec.rootfs), *((f"mounts[{index}]", mount) for index, mount in enumerate(spec.mounts))):
+        if isinstance(layer, Overlay) and layer.upper is not None:
+            yield f"a reset of an upper layer of yours ({field})", "leave upper and work out, and it is thrown away"
+        if isinstance(layer, Bind) and not layer.readonly:
+            yield f"a reset of a Bind that guests write to ({field}): its files are yours", "give readonly=True, or an Overlay([source], target=…), whose writes are thrown away"
+
+
+def renewable(spec: Spec) -> bool:
+    """Whether nothing that a guest of this Spec may do outlives a reset."""
+    return next(_refusals(spec), None) is None
+
+
+def check_renewable(spec: Spec) -> None:
+    """Raise UnsupportedError, which says what to give instead, where the Spec can't be reset."""
+    for what, hint in _refusals(spec):
+        raise UnsupportedError(what, hint)
+
+
+def keeps_sources(spec: Spec, view: HostListing) -> bool:
+    """Whether the init keeps a copy of each tree of the host's, from which a reset makes its mounts again.
+
+    A HostView alone needs none: its trees are attached in a root that nobody can write to, and are moved to the new one from there.
+    """
+    if not renewable(spec):
+        return False
+    if not isinstance(spec.rootfs, HostView) or spec.devices:
+        return True
+    return any(isinstance(mount, (Bind, Overlay)) for mount in spec.mounts) or covers_trees(spec, view)
+
+
+def covers_trees(spec: Spec, view: HostListing) -> bool:
+    """Whether something of the Spec's may lie on or below a tree of the HostView's, and would be moved along with it."""
+    if any(isinstance(mount, Symlink) for mount in spec.mounts):
+        return True  # and anything behind that
+    security = spec.security
+    targets = [mount.target or "" for mount in spec.mounts] + list(spec.devices)
+    targets += [path for path in (*(security.masked_paths or ()), *(security.readonly_paths or ())) if path.split("/")[1:2] not in (["proc"], ["sys"])]
+    roots = [*(path for path, _ in view.trees), *(path for path, _ in view.links), "/dev"]
+    return any(target == root or target.startswith(root + "/") for target in targets for root in roots)
+
+
+def keyring_steps(spec: Spec, machine: Machine, uids: Set[int]) -> list[st.Step]:
+    """Where guests may have used keys, what empties the keyrings of these uids, which belong to the user namespace.
+
+    Raises UnsupportedError where they may have been any uid.
+    """
+    security = spec.security
+    filter = compile_filter(security.seccomp, arch=machine.arch, capabilities=frozenset(security.capabilities), kernel=machine.kernel[:2])
+    if filter is not None and all(verdict(filter, name).kind is not Kind.ALLOW for name in ("add_key", "request_key", "keyctl")):
+        return []
+    if "CAP_SETUID" in security.capabilities:
+        raise UnsupportedError(
+            "a reset where guests have CAP_SETUID and may use keys (add_key, keyctl): any of its users may have left some",
+            'leave it out of security.capabilities, or give security.seccomp="default", which refuses keys',
+        )
+    return [st.Keyrings(text=struct.pack(f"={len(uids)}I", *sorted(uids)), blame="security.seccomp")]

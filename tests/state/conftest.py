@@ -1,0 +1,36 @@
+"""A small image to lay overlays on: /usr and its links come from the host, the rest is the test's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from creche import Bind, Overlay, Spec
+
+LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """A folder that can be a root, with a few files in /etc. The caller's own, whoever that is."""
+    folder = tmp_path / "image"
+    for name in ("usr", "etc", "proc", "dev", "tmp", "app"):
+        (folder / name).mkdir(parents=True)
+    for name in LINKS:
+        if os.path.islink(f"/{name}"):
+            (folder / name).symlink_to(os.readlink(f"/{name}"))
+    (folder / "etc" / "one").write_text("1\n")
+    (folder / "etc" / "two").write_text("2\n")
+    os.link(folder / "etc" / "two", folder / "etc" / "twin")
+    (folder / "etc" / "link").symlink_to("one")
+    (folder / "etc" / "sub").mkdir()
+    (folder / "etc" / "sub" / "inner").write_text("inner\n")
+    return folder
+
+
+@pytest.fixture
+def spec(image: Path) -> Spec:
+    """A place with that image as its root, whose writes are thrown away."""
+    return Spec(rootfs=Overlay([image]), mounts=[Bind("/usr", "/usr", readonly=True)])
