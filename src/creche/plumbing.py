@@ -91,7 +91,7 @@ class Plumbing:
             try:
                 os.fchown(fd, uid, gid)
             except PermissionError:  # an ordinary user whose own id is not mapped: then by its mode, for only who has it can reach it
-                os.fchmod(fd, 0o666)
+                os.fchmod(fd, 0o666)  # nosec B103
 
     def sent(self) -> None:
         """The child has its ends; ours of them go, or nobody would ever see an end of file."""

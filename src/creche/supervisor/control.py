@@ -136,7 +136,7 @@ class Control:
         async def say(**answer: Any) -> None:
             await stream.send(json.dumps(answer).encode() + b"\n")
 
-        raw = stream.extra(SocketAttribute.raw_socket)
+        raw = stream.extra(SocketAttribute.raw_socket)  # nosec B610: it takes that name for Django's
         _, uid, _ = struct.unpack("3i", raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if self._clients > CLIENTS:
             await say(error="there are too many who ask; try again")

@@ -102,13 +102,13 @@ class NotifySocket:
         folder = tempfile.mkdtemp(prefix="creche-notify-")
         try:
             os.mkdir(f"{folder}/n")
-            os.chmod(f"{folder}/n", 0o755)
+            os.chmod(f"{folder}/n", 0o755)  # nosec B103: in a folder that is ours alone
             sock = socket.socket(
                 socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
             )
             try:
                 sock.bind(f"{folder}/n/socket")
-                os.chmod(f"{folder}/n/socket", 0o666)  # whichever user the container maps to
+                os.chmod(f"{folder}/n/socket", 0o666)  # nosec B103: whichever user the container maps to
             except BaseException:
                 sock.close()
                 raise
