@@ -101,7 +101,12 @@ enum {
 	CRECHE_RUN_PTY = 2,
 	CRECHE_BLOB_MEMFD = 4,          /* the first descriptor is the Plan */
 	CRECHE_QUIET = 8,               /* SETUP: a command follows, whose start says READY too */
+	CRECHE_RUN_LISTENER = 16,       /* its filter has a listener, which travels with STARTED as the last descriptor */
 };
+
+/* What the sendmsg that hands a listener over bears in its unused arguments 4 and 5: the filter with the listener lets that one
+   pass, and the one above it, which comes right after, refuses it for ever. */
+enum { CRECHE_HANDOVER_4 = 0x63726368, CRECHE_HANDOVER_5 = 0x656c6973 };
 
 struct creche_request {
 	uint32_t type, id, flags, size;

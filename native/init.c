@@ -1,5 +1,6 @@
 /* Process 1 of a container: sets it up, starts commands, reaps everything, and ends with its supervisor. */
 #include "init_files.h"
+#include "init_listen.h"
 #include "init_self.h"
 #include "init_talk.h"
 #include <asm/errno.h>
@@ -18,7 +19,7 @@ enum { MAX_STARTING = 128, REAPED_AT_ONCE = 64 };
 struct command {
 	int pid;                /* 0: free */
 	uint32_t id, flags;
-	int report, pidfd, pty; /* while it starts: then the first two are -1 */
+	int report, pidfd, pty, listener; /* while it starts; report: -1 from then on */
 	int failed;
 };
 
@@ -127,7 +128,7 @@ static long start(const struct creche_request *request, const void *plan, struct
 	struct clone_args args = { .flags = CLONE_PIDFD, .pidfd = (uint64_t)(uintptr_t)&command->pidfd, .exit_signal = SIGCHLD };
 	long r;
 
-	command->report = command->pidfd = command->pty = -1;
+	command->report = command->pidfd = command->pty = command->listener = -1;
 	command->id = request->id;
 	command->flags = request->flags;
 	command->failed = 0;
@@ -149,7 +150,9 @@ static long start(const struct creche_request *request, const void *plan, struct
 			goto failed;
 		slot_put(&ctx, CRECHE_SLOT_PTY, r);
 	}
-	r = sys2(__NR_pipe2, report, O_CLOEXEC);
+	/* The end of it alone speaks, but for a listener, which takes a socket. */
+	r = request->flags & CRECHE_RUN_LISTENER ? sys4(__NR_socketpair, 1 /* AF_UNIX */, 5 /* SOCK_SEQPACKET */ | O_CLOEXEC, 0, report)
+						 : sys2(__NR_pipe2, report, O_CLOEXEC);
 	if (r < 0)
 		goto failed;
 	command->report = report[0];
@@ -192,8 +195,15 @@ static void hear(struct command *command)
 {
 	struct birth *birth = &births[command - commands];
 	struct creche_reply started = { .type = CRECHE_STARTED, .id = command->id };
-	int fds[2] = { command->pidfd, command->pty };
+	int fds[3] = { command->pidfd };
+	unsigned count = 1;
 
+	if (command->flags & CRECHE_RUN_LISTENER && command->listener < 0)
+		command->listener = take_listener(command->report); /* it may have sent it just before */
+	if (command->pty >= 0)
+		fds[count++] = command->pty;
+	if (command->listener >= 0)
+		fds[count++] = command->listener;
 	sys1(__NR_close, command->report);
 	command->report = -1;
 	starting--;
@@ -203,10 +213,20 @@ static void hear(struct command *command)
 	if (command->failed)
 		reply_failure(CRECHE_START_FAILED, command->id, &birth->failure);
 	else
-		reply(&started, fds, command->pty >= 0 ? 2 : 1, command->pid);
-	sys1(__NR_close, command->pidfd);
-	if (command->pty >= 0)
-		sys1(__NR_close, command->pty);
+		reply(&started, fds, count, command->pid);
+	while (count)
+		sys1(__NR_close, fds[--count]);
+}
+
+/* Something came of a starting command: its listener, a call of its own that waits there, or the end of its report. */
+static void attend(struct command *command, const struct pollfd *seen)
+{
+	if (seen->fd == command->listener)
+		let_on(command->report, command->listener);
+	else if (seen->revents & ~POLLIN || !(command->flags & CRECHE_RUN_LISTENER))
+		hear(command);
+	else if (command->listener < 0)
+		command->listener = take_listener(command->report);
 }
 
 /* Reaps a few of the dead, and says whether there may be more (-1: nobody is left at all): a guest can make orphans as fast as we bury them, and
@@ -321,10 +341,10 @@ static void obey(void)
 	empty_slots(0);
 }
 
-static _Noreturn __attribute__((used)) void begin(void)
+_Noreturn void begin(void)
 {
-	static struct pollfd fds[3 + MAX_STARTING];
-	static struct command *who[MAX_STARTING];
+	static struct pollfd fds[3 + 2 * MAX_STARTING];
+	static struct command *who[2 * MAX_STARTING];
 	static struct __kernel_timespec at_once;
 	uint64_t children = 1u << (SIGCHLD - 1);
 	long births_at, more = 0;
@@ -353,10 +373,10 @@ static _Noreturn __attribute__((used)) void begin(void)
 		fds[0] = (struct pollfd){ CONTROL, full ? 0 : POLLIN, 0 };
 		fds[1] = (struct pollfd){ SUPERVISOR, POLLIN, 0 };
 		fds[2] = (struct pollfd){ CHILDREN, POLLIN, 0 };
-		for (unsigned i = 0; i < highest && n < 3 + MAX_STARTING; i++)
-			if (commands[i].pid && commands[i].report >= 0) {
+		for (unsigned i = 0; i < highest; i++) /* no more than MAX_STARTING of them */
+			for (int j = 0; j < 2 && commands[i].pid && commands[i].report >= 0; j++) {
 				who[n - 3] = &commands[i];
-				fds[n++] = (struct pollfd){ commands[i].report, POLLIN, 0 };
+				fds[n++] = (struct pollfd){ j ? commands[i].listener : commands[i].report, POLLIN, 0 };
 			}
 		if (sys5(__NR_ppoll, fds, n, more || reset.kills ? &at_once : 0, 0, 8) < 0)
 			continue;
@@ -364,7 +384,7 @@ static _Noreturn __attribute__((used)) void begin(void)
 			leave(0);
 		for (unsigned i = 3; i < n; i++)
 			if (fds[i].revents && who[i - 3]->report >= 0)
-				hear(who[i - 3]);
+				attend(who[i - 3], &fds[i]);
 		if (fds[2].revents) {
 			unsigned char info[128 * 4];
 			sys3(__NR_read, CHILDREN, info, sizeof info);
@@ -386,29 +406,3 @@ static _Noreturn __attribute__((used)) void begin(void)
 			obey();
 	}
 }
-
-#ifndef CRECHE_RECORD
-#if defined __x86_64__
-__asm__(".globl _start\n_start:\n\txor %ebp, %ebp\n\tand $-16, %rsp\n\tcall begin\n");
-#else
-__asm__(".globl _start\n_start:\n\tmov x29, xzr\n\tbl begin\n");
-#endif
-
-/* The compiler may call these for assignments of structs. */
-void *memcpy(void *to, const void *from, size_t n)
-{
-	copy_bytes(to, from, n);
-	return to;
-}
-
-void *memset(void *to, int byte, size_t n)
-{
-	unsigned char *t = to;
-
-	while (n--) {
-		*t++ = (unsigned char)byte;
-		__asm__ volatile("" ::: "memory");
-	}
-	return to;
-}
-#endif

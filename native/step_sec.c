@@ -1,5 +1,5 @@
 /* The Steps that confine: no_new_privs, Landlock, seccomp. */
-#include "interp.h"
+#include "message.h"
 #include <asm/errno.h>
 #include <linux/fcntl.h>
 #include <linux/filter.h>
@@ -57,15 +57,35 @@ STEP(LANDLOCK_RESTRICT)
 	return r;
 }
 
-/* text: the program, an array of sock_filter. seccomp(2). */
+/* Where somebody listens, whoever started us gets the descriptor; it is close-on-exec from birth (seccomp(2)), so the command
+   never has it. The filter that it belongs to is in force already: it passes this very message (abi.h). */
+static long hand_over(struct ctx *c, int listener)
+{
+	struct packet p;
+	char word = 0;
+	long r;
+
+	if (c->report_fd < 0)
+		return -EBADF;
+	packet_data(&p, &word, 1, 0, 0);
+	packet_attach(&p, 1 /* SCM_RIGHTS */, &listener, sizeof listener);
+	do
+		r = sys6(__NR_sendmsg, c->report_fd, &p.header, SEND_QUIETLY, 0, CRECHE_HANDOVER_4, CRECHE_HANDOVER_5);
+	while (r == -EINTR);
+	return r < 0 ? r : 0;
+}
+
+/* text: the program, an array of sock_filter. a: SECCOMP_FILTER_FLAG_*. seccomp(2). */
 STEP(SECCOMP)
 {
 	struct sock_fprog program = {
 		.len = (unsigned short)(s->text_size / sizeof(struct sock_filter)),
 		.filter = (struct sock_filter *)(uintptr_t)TEXT(c, s),
 	};
+	long r;
 
 	if (!s->text_size || s->text_size / sizeof(struct sock_filter) > 4096 || s->text % 8)
 		return -EINVAL;
-	return sys3(__NR_seccomp, SECCOMP_SET_MODE_FILTER, s->a, &program);
+	r = sys3(__NR_seccomp, SECCOMP_SET_MODE_FILTER, s->a, &program);
+	return r >= 0 && s->a & SECCOMP_FILTER_FLAG_NEW_LISTENER ? hand_over(c, (int)r) : r;
 }

@@ -103,7 +103,7 @@ EXPLAINED: list[tuple[Exit, str]] = [
     ),
     (
         Exit(None, 31, Reason.SECCOMP, detail={"syscall": "ptrace"}),
-        "the command was killed for the system call 'ptrace' that security.seccomp does not allow",
+        "the command was killed for the system call 'ptrace', which security.seccomp does not allow",
     ),
     (
         Exit(None, 9, Reason.KILLED, detail={"killed_by": "kill()"}),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .errors import FileError as FileError
     from .errors import SpawnError as SpawnError
     from .errors import SpecError as SpecError
+    from .errors import SyscallError as SyscallError
     from .errors import UnsupportedError as UnsupportedError
     from .jobs.queue import JobQueue as JobQueue
     from .pool import Pool as Pool
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from .spec.spec import Spec as Spec
     from .supervisor.childspec import ChildSpec as ChildSpec
     from .supervisor.supervisor import Supervisor as Supervisor
+    from .syscalls import Syscall as Syscall
+    from .violations import Violation as Violation
 
 # Where each name lives: read when it is first used, so that `import creche` stays cheap.
 _HOMES = {
@@ -54,8 +57,8 @@ _HOMES = {
     "HostView": "spec.filesystem", "IdMap": "spec.identity", "JobQueue": "jobs.queue", "Landlock": "spec.security", "Limits": "spec.limits", "Mqueue": "spec.filesystem",
     "Namespaces": "spec.namespaces", "Overlay": "spec.filesystem", "Pool": "pool", "Proc": "spec.filesystem", "Process": "process", "Reason": "results",
     "Result": "results", "SeccompRules": "spec.security", "Security": "spec.security", "SpawnError": "errors", "Spec": "spec.spec",
-    "SpecError": "errors", "Supervisor": "supervisor.supervisor", "Symlink": "spec.filesystem", "Sysfs": "spec.filesystem", "Tmpfs": "spec.filesystem",
-    "UnsupportedError": "errors", "Usage": "results", "run": "running",
+    "SpecError": "errors", "Supervisor": "supervisor.supervisor", "Symlink": "spec.filesystem", "Syscall": "syscalls", "SyscallError": "errors", "Sysfs": "spec.filesystem", "Tmpfs": "spec.filesystem",
+    "UnsupportedError": "errors", "Usage": "results", "Violation": "violations", "run": "running",
 }  # fmt: skip
 
 __all__ = sorted(_HOMES)

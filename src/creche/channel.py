@@ -41,6 +41,10 @@ class Channel:
         ours.setblocking(False)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # a pid that the kernel translates: unix(7)
 
+    def fileno(self) -> int:
+        """Its descriptor; -1 once it is closed."""
+        return self._socket.fileno()
+
     def drain(self, most: int = _AT_ONCE) -> None:
         """Handle the messages that are there now, at most so many."""
         handled = 0

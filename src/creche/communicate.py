@@ -5,12 +5,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import anyio
 
+from .spec.rules import check_answered
 from .streams import ReceiveStream, SendStream
 
-__all__ = ["Collector", "drop", "feed"]
+if TYPE_CHECKING:
+    from .container import Container
+    from .results import Exit
+
+__all__ = ["Collector", "alone", "drop", "feed"]
 
 PART = 1 << 18  # bytes of one read
 
@@ -109,3 +115,17 @@ async def drop(stream: ReceiveStream) -> None:
     with contextlib.suppress(anyio.EndOfStream, anyio.ClosedResourceError):
         while True:
             await stream.receive()
+
+
+async def alone(box: Container) -> Exit:
+    """Start it, wait, clean up; what it writes is read and dropped, so that it never waits for a reader."""
+    check_answered(box.spec)
+    async with box, anyio.create_task_group() as tasks:
+        if box.stdin is not None:
+            box.stdin.close()
+        for stream in (box.stdout, box.stderr):
+            if stream is not None:
+                tasks.start_soon(drop, stream)
+        result = await box.wait()
+        tasks.cancel_scope.cancel()
+    return result

@@ -15,10 +15,11 @@ import anyio
 
 from . import claims, commands, ranges
 from .channel import Channel
-from .communicate import drop
+from .communicate import alone
 from .errors import CrecheError, SpecError
 from .lifecycle import CLOSING, Action, Event, State, step
 from .limited import Limited, earlier
+from .listening import Listening
 from .machine import Machine
 from .place import Place
 from .plan.compile import Context, Plan
@@ -43,7 +44,7 @@ TELLING = 1.0  # seconds in which an init must tell of a main command that is de
 _ids = count(1)
 
 
-class Container(Starting, Place, Renewing, Limited):
+class Container(Starting, Place, Renewing, Limited, Listening):
     """What a Spec describes, alive: an async context manager, and something that can be awaited.
 
     ``async with Container(spec) as box`` starts it and gives it when its main command has been executed; leaving the
@@ -160,19 +161,7 @@ class Container(Starting, Place, Renewing, Limited):
             await self._end(self._move(Event.CLOSE))
 
     def __await__(self) -> Generator[Any, Any, Exit]:
-        return (self.wait() if self._state is not State.NEW else self._alone()).__await__()
-
-    async def _alone(self) -> Exit:
-        """Start, wait, clean up; what it writes is read and dropped, so that it never waits for a reader."""
-        async with self, anyio.create_task_group() as tasks:
-            if self.stdin is not None:
-                self.stdin.close()
-            for stream in (self.stdout, self.stderr):
-                if stream is not None:
-                    tasks.start_soon(drop, stream)
-            result = await self.wait()
-            tasks.cancel_scope.cancel()
-        return result
+        return (self.wait() if self._state is not State.NEW else alone(self)).__await__()
 
     # ---- messages ----
 
@@ -368,6 +357,7 @@ class Container(Starting, Place, Renewing, Limited):
         for process in self._processes.values():
             process._close()
         self._wake()
+        self._deaf()
         if self._channel is not None:
             self._channel.close()
         for ident in list(self._subs):

@@ -6,6 +6,7 @@
     ├── UnsupportedError            this machine, kernel or user cannot do what was asked
     ├── CgroupError                 a control group could not be made, set or read
     ├── FileError                   a file could not be put into, or taken out of, a container; also an OSError
+    ├── SyscallError                a notified call is gone, or what its arguments point to can't be read; also an OSError
     └── ExitError                   a command did not end well, and ``check`` was asked for
 
 Every class takes keywords with the names of its attributes, survives pickling with all of them, and prints
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import errno as _errno
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from .results import Exit
@@ -28,6 +29,7 @@ __all__ = [
     "FileError",
     "SpawnError",
     "SpecError",
+    "SyscallError",
     "UnsupportedError",
 ]
 
@@ -203,6 +205,31 @@ class FileError(CrecheError, OSError):
 
     def __str__(self) -> str:
         return _sentence(_shown(self.path), self.message, _cause(self.errno)) or "not possible"
+
+
+class SyscallError(CrecheError, OSError):
+    """A call that `Container.syscalls` gave is gone, or what an argument of it points to can't be read.
+
+    Attributes:
+        call: the call's name.
+        errno: ENOENT (its caller is gone), EFAULT (no memory of its lies there), ENAMETOOLONG (no NUL ends the string)
+            or EACCES (its memory is not ours to read). All of them make a fitting answer: ``call.deny(error.errno)``.
+    """
+
+    _fields = ("call", "errno")
+    _SAID: ClassVar = {
+        _errno.ENOENT: "its caller is gone: killed, or interrupted by a signal",
+        _errno.EFAULT: "an argument points to no memory of its caller's",
+        _errno.ENAMETOOLONG: "an argument points to a string without an end",
+        _errno.EACCES: "its caller's memory can't be read; Yama forbids it (kernel.yama.ptrace_scope=3), or /proc hides it (hidepid)",
+    }
+
+    def __init__(self, call: str, errno: int) -> None:
+        self.call = call
+        super().__init__(errno, self._SAID.get(errno) or _cause(errno))
+
+    def __str__(self) -> str:
+        return _sentence(_printable(self.call), self._SAID.get(self.errno or 0) or _cause(self.errno))
 
 
 class ExitError(CrecheError):

@@ -16,6 +16,7 @@ from . import commands, files, trees
 from .errors import CrecheError, SpecError
 from .files import Inside
 from .lifecycle import CLOSING, State
+from .plan.command import listens
 from .plumbing import Plumbing
 from .process import Process
 from .results import Reason, Result
@@ -131,7 +132,8 @@ class Place:
             self._give(plumbing, self._plan, account.uid, account.gid)
         self._uids.add(account.uid)
         steps = commands.steps(spec, self._machine, self._plan, account, context)
-        flags = (control.RUN_MAIN if main else 0) | (control.RUN_PTY if spec.tty else 0)
+        process.listens = listens(steps)
+        flags = (control.RUN_MAIN if main else 0) | (control.RUN_PTY if spec.tty else 0) | (control.RUN_LISTENER if process.listens else 0)
         rows, columns = spec.tty or (0, 0)
         if self._resetting:
             raise CrecheError("the container can't run a command: it is being reset")

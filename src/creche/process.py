@@ -59,7 +59,9 @@ class Process(anyio.abc.Process):
         self._killing: Reason | None = None
         self._killed_by = ""
         self._grace_ends: float | None = None
+        self._refused: str | None = None
         self.started = False
+        self.listens = False  #: its filter has a listener, which comes with the news of its start
         self.limit: str | None = None
         self.limit_value: float | None = None
         self.kills_before = 0
@@ -71,7 +73,7 @@ class Process(anyio.abc.Process):
     # ---- what the container tells ----
 
     def _on_started(self, fds: list[int], pid: int) -> None:
-        """It was executed: take its pidfd and, with a terminal, the master; the kernel drops what we have no number for."""
+        """It was executed: take its pidfd and, where it has them, its terminal and its filter's listener; the kernel drops what we have no number for."""
         self.started, self._pid = True, pid
         try:
             if not fds:
@@ -81,6 +83,10 @@ class Process(anyio.abc.Process):
                 if not fds:
                     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
                 self._plumbing.terminal(fds.pop(0))
+            if self.listens:
+                if not fds:
+                    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                self._box._listen(self, self._command, fds.pop(0))
         except OSError as error:
             self.trouble = exhausted(error.errno or errno.EMFILE)
 
@@ -113,9 +119,16 @@ class Process(anyio.abc.Process):
         detail: Detail = {"command": self._command, "duration": usage.wall}
         if self.limit_value is not None:
             detail["limit_value"] = self.limit_value
+        if reason is Reason.SECCOMP and self._refused is not None:
+            detail["syscall"] = self._refused
         if reason is Reason.KILLED and self._killed_by:
             detail["killed_by"] = self._killed_by
         self._exit = Exit(code, signal, reason, usage, limit=self.limit, oom_kills=max(0, oom_kills - self.kills_before), detail=detail)
+
+    def _refuse(self, call: str) -> None:
+        """It is about to be killed for a call that its filter kills for (`violations`, whose thread asks)."""
+        if self._killing is None:
+            self._killing, self._refused = Reason.SECCOMP, call
 
     def is_over(self) -> bool:
         """Whether it is dead and its init is about to tell how: then it ended before we acted."""

@@ -57,7 +57,7 @@ class Detail(TypedDict, total=False):
     stderr: bytes  #: the last bytes of its standard error
     killed_by: str  #: what made us kill it: ``kill()``, ``the end of its block``, ``a cancellation``, …
     process: str  #: the process that was killed, where it is not the main command
-    syscall: str  #: the system call that the filter refused
+    syscall: str  #: the system call that the filter killed for, where it reports (``security.seccomp_report``)
 
 
 def _detail(value: Detail | None) -> Detail:
@@ -205,8 +205,10 @@ def _output(exit: Exit, detail: Detail, after: str) -> str:
 
 
 def _seccomp(exit: Exit, detail: Detail, after: str) -> str:
-    call = f"the system call {escaped(detail['syscall'], 40)}" if "syscall" in detail else "a system call"
-    return f"was killed{after} for {call} that {exit.limit or 'security.seccomp'} does not allow"
+    field = exit.limit or "security.seccomp"
+    if "syscall" in detail:
+        return f"was killed{after} for the system call {escaped(detail['syscall'], 40)}, which {field} does not allow"
+    return f"was killed{after} for a system call that {field} does not allow; which one, only security.seccomp_report tells"
 
 
 def _killed(exit: Exit, detail: Detail, after: str) -> str:

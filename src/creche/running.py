@@ -15,6 +15,7 @@ from .container import Container
 from .errors import SpecError
 from .process import Process
 from .results import Exit, Reason, Result
+from .spec.rules import check_answered
 from .spec.spec import Spec
 
 __all__ = ["MAX_OUTPUT", "run"]
@@ -55,6 +56,7 @@ async def run(
         spec = Spec(command, **spec_fields)
     if spec.command is None:
         raise SpecError("command", None, "run() needs one; a place without a command is a Container")
+    check_answered(spec)
     if input is not None:
         if spec.tty is None and spec.stdin != "pipe":
             raise SpecError("input", "bytes", "stdin is not a pipe: leave stdin out")

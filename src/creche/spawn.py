@@ -10,8 +10,9 @@ import struct
 
 from ._native import ffi, lib
 from .errors import SpawnError, SpecError
+from .plan.command import listens
 from .plan.compile import CLONE, Plan
-from .wire.control import RUN_MAIN, RUN_PTY, Failure, failure_of
+from .wire.control import RUN_LISTENER, RUN_MAIN, RUN_PTY, Failure, failure_of
 from .wire.encode import encode, encode_known
 
 __all__ = ["SHORT", "Job", "exhausted", "reap"]
@@ -75,7 +76,7 @@ class Job:
             if plan.command:
                 self._plan(COMMAND, encode_known(plan.command), command_fds)
                 rows, columns = tty or (0, 0)
-                lib.creche_job_run(self._job, RUN_MAIN | (RUN_PTY if tty else 0), rows, columns)
+                lib.creche_job_run(self._job, RUN_MAIN | (RUN_PTY if tty else 0) | (RUN_LISTENER if listens(plan.command) else 0), rows, columns)
             self._check(lib.creche_job_submit(self._job))
         except BaseException:
             self.free()

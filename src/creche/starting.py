@@ -14,6 +14,7 @@ from .channel import Channel
 from .errors import SpawnError, SpecError
 from .hostview import listing
 from .machine import Machine, probe
+from .plan.command import listens
 from .plan.compile import Context, Plan, compile, needs_scratch
 from .plan.ids import outside, wants_range
 from .plumbing import Plumbing
@@ -88,6 +89,7 @@ class Starting:
         )  # fmt: skip
         self._compiled = commands.without_missing(spec)
         plan = self._plan = compile(self._compiled, machine, self._context)
+        main.listens = listens(plan.command)
         if plan.command and plan.who.private:
             account = commands.account(spec, machine, plan)
             if account is not None:

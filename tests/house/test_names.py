@@ -16,6 +16,7 @@ ERRORS = [
     "FileError",
     "SpawnError",
     "SpecError",
+    "SyscallError",
     "UnsupportedError",
 ]
 NAMES = [
@@ -44,9 +45,11 @@ NAMES = [
     "Spec",
     "Supervisor",
     "Symlink",
+    "Syscall",
     "Sysfs",
     "Tmpfs",
     "Usage",
+    "Violation",
     "run",
 ]
 COMING = {"ChildSpec", "JobQueue", "Pool", "Supervisor"} - set(creche.__all__)  # pinned, and not built yet

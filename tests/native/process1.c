@@ -23,7 +23,7 @@ static unsigned char is_open[NUMBERS];
 static int storm, rounds, last_pid, reaped, ended;
 static struct { int pid, zombie; } processes[PROCESSES];
 static void *mapped;
-static unsigned long started, failed_starts, exited, killed;
+static unsigned long started, failed_starts, exited, killed, listeners, let_ons;
 
 static uint64_t chance(void)
 {
@@ -65,6 +65,8 @@ static void account(void)
 			mine[commands[i].report] = mine[commands[i].pidfd] = 1;
 			if (commands[i].pty >= 0)
 				mine[commands[i].pty] = 1;
+			if (commands[i].listener >= 0)
+				mine[commands[i].listener] = 1;
 		}
 	assert(starts == starting && starts <= MAX_STARTING);
 	for (unsigned i = 0; i < CRECHE_SLOTS; i++)
@@ -106,10 +108,33 @@ static int is_zombie(int pid)
 	return 0;
 }
 
+/* The starting command of a report; or 0. */
+static struct command *reporting(long fd)
+{
+	for (unsigned i = 0; i < CRECHE_MAX_COMMANDS; i++)
+		if (commands[i].pid && commands[i].report == fd)
+			return &commands[i];
+	return 0;
+}
+
+static int is_zombie(int pid);
+
+static int has_ended(const struct command *command)
+{
+	return births[command - commands].marked || is_zombie(command->pid);
+}
+
 static long polled(struct pollfd *fds, long count, const void *timeout)
 {
 	long ready = 0;
 
+	if (count == 1) { /* let_on asks whether a newborn has executed */
+		struct command *command = reporting(fds[0].fd);
+		assert(command && timeout && !fds[0].events);
+		let_ons++;
+		fds[0].revents = has_ended(command) ? POLLHUP : 0;
+		return fds[0].revents != 0;
+	}
 	reaped = 0;
 	if (count > 2) {
 		if (!rounds) { /* as a setup leaves them */
@@ -135,15 +160,40 @@ static long polled(struct pollfd *fds, long count, const void *timeout)
 		else if (i == 2)
 			fds[i].revents = storm || below(2) ? POLLIN : 0;
 		else if (i > 2) {
-			assert(is_open[fds[i].fd]);
-			for (unsigned at = 0; at < CRECHE_MAX_COMMANDS; at++)
-				if (commands[at].pid && commands[at].report == fds[i].fd && (births[at].marked || is_zombie(commands[at].pid)))
-					fds[i].revents = POLLHUP;
+			struct command *command = fds[i].fd >= 0 ? reporting(fds[i].fd) : 0;
+			assert(fds[i].fd < 0 || is_open[fds[i].fd]);
+			if (command && has_ended(command))
+				fds[i].revents = POLLHUP;
+			else if (command && command->flags & CRECHE_RUN_LISTENER && below(3) == 0)
+				fds[i].revents = POLLIN;
+			else if (fds[i].fd >= 0 && !command && below(4) == 0)
+				fds[i].revents = POLLIN; /* a call of a newborn's waits */
 		}
 		ready += fds[i].revents != 0;
 	}
 	(void)timeout;
 	return ready;
+}
+
+/* A newborn's listener: sent, not yet sent, or cut off as there was no number for it. */
+static long received_listener(struct wire_msghdr *header)
+{
+	struct { struct wire_cmsg head; int fd; } *sent = header->msg_control;
+	long fd;
+
+	header->msg_controllen = 0;
+	if (seldom())
+		return below(2) ? -EAGAIN : 0;
+	fd = new_fd(0);
+	if (fd < 0)
+		header->msg_flags = 8;
+	else {
+		sent->head = (struct wire_cmsg){ sizeof sent->head + sizeof(int), 1, 1 };
+		sent->fd = (int)fd;
+		header->msg_controllen = sent->head.size;
+		listeners++;
+	}
+	return 1;
 }
 
 static long received(struct wire_msghdr *header)
@@ -162,7 +212,7 @@ static long received(struct wire_msghdr *header)
 	if (seldom())
 		return -EAGAIN;
 	request.size = sizeof plan;
-	request.flags = (uint32_t)(below(2) ? CRECHE_RUN_PTY : 0) | (below(1000) ? 0 : CRECHE_RUN_MAIN) | (below(5) ? 0 : CRECHE_BLOB_MEMFD);
+	request.flags = (uint32_t)(below(2) ? CRECHE_RUN_PTY : 0) | (uint32_t)(below(2) ? CRECHE_RUN_LISTENER : 0) | (below(1000) ? 0 : CRECHE_RUN_MAIN) | (below(5) ? 0 : CRECHE_BLOB_MEMFD);
 	if (request.type > CRECHE_RUN && (request.type != CRECHE_RESET || below(2)))
 		request.flags = 0;
 	if (request.type == CRECHE_OPEN_FILE) {
@@ -257,7 +307,7 @@ long creche_record(long nr, long a, long b, long c, long d, long e, long f)
 	case __NR_ppoll:
 		return polled((struct pollfd *)a, b, (void *)c);
 	case __NR_recvmsg:
-		return received((struct wire_msghdr *)b);
+		return a == CONTROL ? received((struct wire_msghdr *)b) : received_listener((struct wire_msghdr *)b);
 	case __NR_sendmsg:
 		assert(a == CONTROL);
 		return sent((struct wire_msghdr *)b);
@@ -289,6 +339,9 @@ long creche_record(long nr, long a, long b, long c, long d, long e, long f)
 		return b == F_GET_SEALS ? 0xf : new_fd((int)c);
 	case __NR_openat: case __NR_openat2:
 		return seldom() ? -ENOENT : new_fd(3);
+	case __NR_socketpair:
+		a = d; /* and for the rest as a pipe */
+		__attribute__((fallthrough));
 	case __NR_pipe2: {
 		long read = new_fd(3), write = read < 0 ? read : new_fd(3);
 		if (write < 0) {
@@ -364,6 +417,6 @@ int main(int argc, char **argv)
 	storm = argc > 3;
 	for (long i = 0; i < lives; i++)
 		live();
-	printf("%lu started, %lu failed to, %lu exited\n", started, failed_starts, exited);
+	printf("%lu started, %lu failed to, %lu exited, %lu listeners, %lu calls of newborns\n", started, failed_starts, exited, listeners, let_ons);
 	return 0;
 }

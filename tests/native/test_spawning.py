@@ -22,7 +22,7 @@ def spawning(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def process1(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("process1"), "process1", ["init_files.c", "init_self.c", "init_talk.c", *INTERPRETER])
+    return build(tmp_path_factory.mktemp("process1"), "process1", ["init_files.c", "init_listen.c", "init_self.c", "init_talk.c", *INTERPRETER])
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ def test_an_unknown_scene_is_no_success(spawning: Path) -> None:
 def test_the_init_accounts_for_every_descriptor_in_many_lives(process1: Path) -> None:
     done = play(process1, 1, 300)
     assert done.returncode == 0, done.stderr[-4000:]
-    started, failed, exited = map(int, re.findall(r"\d+", done.stdout))
-    assert min(started, failed, exited) > 1000, "the lives are too short to test anything"
+    happened = [int(number) for number in re.findall(r"\d+", done.stdout)]  # starts, failures, ends, listeners, calls of newborns
+    assert len(happened) == 5 and min(happened) > 1000, f"the lives are too short to test anything: {done.stdout}"
 
 
 def test_the_init_looks_around_while_orphans_never_end(process1: Path) -> None:

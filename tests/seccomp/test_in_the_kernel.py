@@ -179,7 +179,7 @@ def test_the_simulator_and_the_kernel_agree() -> None:
             )
             rules.append(Rule((targets[at * len(targets) // 80],), refuse(100 + at % 30), when))
         policy = Policy(tuple(rules), refuse(99))
-        filter = Filter(compile_policy(policy, "x86_64"), 0, False, "x86_64", None, policy)
+        filter = Filter(compile_policy(policy, "x86_64"), 0, "x86_64", policy=policy)
         calls = [
             (CALL[dice.choice(targets)], tuple(dice.choice(values) for _ in range(6))) for _ in range(1000)
         ] + [(number, (0,) * 6) for number in (470, 600, 1 << 30)]
@@ -191,13 +191,14 @@ def test_the_simulator_and_the_kernel_agree() -> None:
 def test_reported_violations_reach_the_listener_and_are_answered() -> None:
     """A violation waits for the listener, which answers as the quiet filter would; what is expected is not reported."""
     filter = made(report=True)
-    assert filter.needs_listener and filter.flags & 8
+    assert filter.needs_listener and filter.listener_flags & 8
     code = f"""
 import fcntl, socket, struct, threading
 ours, theirs = socket.socketpair()
 pid = os.fork()
 if pid == 0:
-    listener = install(filter, {filter.flags})
+    listener = install(first, {filter.listener_flags})
+    install(second)
     socket.send_fds(theirs, [b"x"], [listener])
     os.close(listener)
     got = [raw({CALL["clone3"]}, 0, 0), raw({CALL["keyctl"]}, 0, 1, 2), raw({CALL["socket"]}, 40, 1, 0), raw({CALL["getpid"]})]
@@ -212,8 +213,8 @@ for _ in range(2):
     fcntl.ioctl(listener, 0xC0182101, struct.pack("<QqiI", id, 0, -{{ {CALL["keyctl"]}: 1, {CALL["socket"]}: 97 }}[number], 0))
 print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), seen]))
 """
-    quiet = Filter(b"", 0, False, "x86_64")
-    done = child.python(quiet, code.replace("filter,", f"bytes.fromhex({filter.program.hex()!r}),"))
+    both = f"first, second = bytes.fromhex({filter.listener.hex()!r}), bytes.fromhex({filter.program.hex()!r})\n"
+    done = child.python(None, both + code)
     assert done == [0, [[CALL["keyctl"], [0, 1, 2]], [CALL["socket"], [40, 1, 0]]]]
     assert filter.answer(CALL["keyctl"]) == refuse(errno.EPERM)
     assert filter.answer(CALL["socket"], (40, 1, 0)) == refuse(errno.EAFNOSUPPORT)
@@ -227,7 +228,8 @@ def test_a_guest_cannot_answer_its_own_reports() -> None:
     )
     code = f"""
 fprog = Program({len(own) // 8}, bytes.fromhex({own.hex()!r}))
-install(bytes.fromhex({filter.program.hex()!r}), 8)
+install(bytes.fromhex({filter.listener.hex()!r}), 8)
+install(bytes.fromhex({filter.program.hex()!r}))
 got = [raw(SECCOMP, 1, 8, ctypes.addressof(fprog)), raw(SECCOMP, 1, 0, ctypes.addressof(fprog)), raw({CALL["keyctl"]}, 0, -3, 0)]
 print(json.dumps(got))
 """

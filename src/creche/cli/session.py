@@ -34,7 +34,9 @@ async def hold(spec: Spec, standard: Standard, timeout: float | None) -> Exit | 
     Signals are caught before the container starts: the command may be heard of, and be signalled, at any time after.
     """
     from creche import Container
+    from creche.spec.rules import check_answered
 
+    check_answered(spec)
     deadline = anyio.current_time() + timeout if timeout is not None else float("inf")
     with anyio.open_signal_receiver(*_HANDED_ON, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT) as signals:
         with anyio.CancelScope(deadline=deadline) as whole:

@@ -27,6 +27,7 @@ from creche.jobs.store import Store
 from creche.jobs.values import JobResult, JobState, Outcome, Progress, Retry
 from creche.running import MAX_OUTPUT, run
 from creche.spec import Spec
+from creche.spec.rules import check_answered
 from creche.supervisor.restarts import seconds
 from creche.units import size as bytes_of
 
@@ -200,6 +201,7 @@ class JobQueue:
         """
         self._alive()
         spec = evolve(command, **spec_fields) if isinstance(command, Spec) else Spec(command, **spec_fields)
+        check_answered(spec)
         if spec.command is None:
             raise SpecError("command", None, "a job needs one")
         payload = Payload(

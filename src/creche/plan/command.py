@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 
 from attrs import frozen
 
-from ..errors import SpecError, UnsupportedError
+from ..errors import SpecError
 from ..machine import CAPABILITIES, Machine
 from ..spec.filesystem import HostView
 from ..spec.spec import Spec
@@ -15,9 +15,10 @@ from ..spec.tuning import RLIMIT_NAMES
 from . import steps as st
 from .ids import Identity, may_set_groups, no_groups
 from .landlock import landlock_steps
-from .seccomp import compile_filter
+from .seccomp import Filter, compile_filter
+from .seccomp.filters import NEW_LISTENER
 
-__all__ = ["Account", "Descriptor", "Limited", "command_steps", "environment"]
+__all__ = ["Account", "Descriptor", "Limited", "command_steps", "environment", "filter_of", "listens"]
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NEWCGROUP = 0x0200_0000
@@ -126,18 +127,7 @@ def command_steps(
     steps += landlock_steps(security.landlock, machine)
     steps += _limits(limits, late)
     steps.append(st.Signals())
-    compiled = compile_filter(
-        security.seccomp,
-        arch=machine.arch,
-        capabilities=frozenset(CAPABILITIES) if security.privileged and not security.capabilities else frozenset(security.capabilities),
-        kernel=machine.kernel[:2],
-    )
-    if compiled is not None:
-        if compiled.needs_listener:
-            raise UnsupportedError("a seccomp profile with SCMP_ACT_NOTIFY: nobody would answer its calls", "give SCMP_ACT_ERRNO for them")
-        if not security.no_new_privs and not security.capabilities and not security.privileged:
-            raise SpecError("security.no_new_privs", False, "a seccomp filter needs it, or CAP_SYS_ADMIN: leave it True, or give seccomp=None")
-        steps.append(st.Seccomp(text=compiled.program, a=compiled.flags, blame="security.seccomp"))
+    steps += _filters(spec, machine)
     variables = environment(spec, account, caller)
     name = spec.command[0]
     if "/" in name:
@@ -152,6 +142,35 @@ def command_steps(
         )
     )  # fmt: skip
     return steps
+
+
+def filter_of(spec: Spec, machine: Machine) -> Filter | None:
+    """The filter of a command, compiled once for all that have the same."""
+    security = spec.security
+    return compile_filter(
+        security.seccomp,
+        arch=machine.arch,
+        capabilities=frozenset(CAPABILITIES) if security.privileged and not security.capabilities else frozenset(security.capabilities),
+        kernel=machine.kernel[:2],
+        report=security.seccomp_report,
+    )
+
+
+def listens(steps: Iterable[st.Step]) -> bool:
+    """Whether a command with these Steps brings a listener with it."""
+    return any(isinstance(step, st.Seccomp) and step.a & NEW_LISTENER for step in steps)
+
+
+def _filters(spec: Spec, machine: Machine) -> list[st.Step]:
+    security, compiled = spec.security, filter_of(spec, machine)
+    if compiled is None:
+        return []
+    if not security.no_new_privs and not security.capabilities and not security.privileged:
+        raise SpecError("security.no_new_privs", False, "a seccomp filter needs it, or CAP_SYS_ADMIN: leave it True, or give seccomp=None")
+    last = st.Seccomp(text=compiled.program, a=compiled.flags, blame="security.seccomp")
+    if not compiled.needs_listener:
+        return [last]
+    return [st.Seccomp(text=compiled.listener, a=compiled.listener_flags, blame="security.seccomp"), last]
 
 
 def _limits(limits: Mapping[str, tuple[int, int]], names: Set[str]) -> list[st.Step]:

@@ -316,7 +316,7 @@ def _by_opcode() -> Iterator[tuple[str, Callable[[st.Step, _Namer], tuple[str, s
         st.LandlockPort: _simple("landlock", lambda s, n: f"{s.a:#x} for port {s.b}"),
         st.LandlockRestrict: _simple("landlock", lambda s, n: "in force"),
         st.Keyrings: _simple("keyctl", lambda s, n: f"a session keyring of its own, nothing in those of {len(s.text) // 4} users"),
-        st.Seccomp: _simple("seccomp", lambda s, n: f"a filter of {len(s.text) // 8} instructions"),
+        st.Seccomp: _simple("seccomp", lambda s, n: f"a filter of {len(s.text) // 8} instructions{', with a listener' if s.a & 8 else ''}"),
     }  # fmt: skip
     for cls, describe in own.items():
         yield cls.op, describe

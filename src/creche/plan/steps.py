@@ -120,7 +120,7 @@ class LandlockRuleset(Step): "`slot` becomes a ruleset that handles the file rig
 class LandlockPath(Step): "Allows the rights `a` at and below `text`."; op = "LANDLOCK_PATH"
 class LandlockPort(Step): "Allows the right `a` for the port `b`."; op = "LANDLOCK_PORT"
 class LandlockRestrict(Step): "Puts the ruleset in `slot` in force."; op = "LANDLOCK_RESTRICT"
-class Seccomp(Step): "Puts the BPF program `text` in force with the flags `a`."; op = "SECCOMP"
+class Seccomp(Step): "Puts the BPF program `text` in force with the flags `a`; a listener (NEW_LISTENER) goes to whoever started the command."; op = "SECCOMP"
 class Exec(Step): "Executes argv `text` (`a` strings) with environment `text2` (`b`) from the first of the places `text3`."; op = "EXEC"
 class Map(Step): "Writes the child's uid_map (gid_map) itself."; op = "MAP"
 class MapTool(Step): "Writes it by newuidmap(1) (newgidmap) `text` with the arguments `text2`."; op = "MAP_TOOL"

@@ -110,7 +110,11 @@ _PROFILE = _Record(
 
 def checked_profile(value: Mapping[str, Any], path: str) -> dict[str, Any]:
     """A copy of the profile with lists where JSON has lists; a SpecError names what is wrong, by its place."""
-    profile = _PROFILE(value, path)
+    for key in ("listenerPath", "listenerMetadata"):
+        if value.get(key):
+            wish = "calls are handed to Container.syscalls, not to a socket: leave it out"
+            raise SpecError(f"{path}.{key}", value[key], wish)
+    profile = _PROFILE({key: item for key, item in value.items() if key not in ("listenerPath", "listenerMetadata")}, path)
     decided: dict[str, tuple[str, Any]] = {}
     for index, rule in enumerate(profile.get("syscalls", ())):
         place = f"{path}.syscalls[{index}]"

@@ -12,12 +12,12 @@ from .tuning import sysctl_namespace
 if TYPE_CHECKING:
     from .spec import Spec
 
-__all__ = ["check_rules"]
+__all__ = ["check_answered", "check_rules"]
 
 
 def check_rules(spec: Spec) -> None:
     """Raises SpecError for the first rule that `spec` breaks; each names both fields."""
-    for rule in (_command, _ids, _user, _names, _files, _knobs, _terminal, _privilege):
+    for rule in (_command, _ids, _user, _names, _files, _knobs, _terminal, _privilege, _listener):
         rule(spec)
 
 
@@ -131,3 +131,18 @@ def _privilege(spec: Spec) -> None:
         raise SpecError("security.capabilities", spec.security.capabilities, wish)
     if spec.user_ref is not None and (spec.user_ref.uid == 0 or spec.user_ref.name == "root"):
         raise SpecError("user", spec.user, wish)
+
+
+def _listener(spec: Spec) -> None:
+    security = spec.security
+    if not spec.has_init and (security.seccomp_report or security.notifies):
+        field = "security.seccomp_report" if security.seccomp_report else "security.seccomp"
+        wish = "a filter's listener is handed over by the init: leave init and namespaces.pid True"
+        raise SpecError(field, security.seccomp_report or "calls to be handed over", wish)
+
+
+def check_answered(spec: Spec) -> None:
+    """Raises SpecError for a Spec whose filter hands calls over, where nobody could answer them: they would wait for ever."""
+    if spec.security.notifies:
+        wish = "nobody could answer them here: hold the container yourself (async with Container(…)), and read its syscalls()"
+        raise SpecError("security.seccomp", "calls to be handed over", wish)

@@ -107,25 +107,37 @@ _CALLS = Each(
 @built
 @frozen(kw_only=True, init=False)
 class SeccompRules:
-    """A built-in filter with a few system calls changed: `allow` adds to those of `base`, `deny` takes away."""
+    """A built-in filter with a few system calls changed: `allow` adds to those of `base`, `deny` takes away.
+
+    `notify` hands calls over: each waits for its answer from `Container.syscalls`.
+    """
 
     PLACE: ClassVar[str] = "security.seccomp"
 
     allow: tuple[str, ...] = setting(_CALLS, ())
     deny: tuple[str, ...] = setting(_CALLS, ())
+    notify: tuple[str, ...] = setting(_CALLS, ())
     base: str = setting(Choice("default", "strict"), "default")
 
     if TYPE_CHECKING:
 
         def __init__(
-            self, *, allow: Sequence[str] = (), deny: Sequence[str] = (), base: str = "default"
+            self,
+            *,
+            allow: Sequence[str] = (),
+            deny: Sequence[str] = (),
+            notify: Sequence[str] = (),
+            base: str = "default",
         ) -> None: ...
 
     def __attrs_post_init__(self) -> None:
-        if both := sorted(set(self.allow) & set(self.deny)):
-            raise SpecError(
-                "security.seccomp.deny", both[0], "security.seccomp.allow names it too; choose one"
-            )
+        earlier: dict[str, str] = {}
+        for part in ("allow", "deny", "notify"):
+            for name in getattr(self, part):
+                if name in earlier:
+                    wish = f"security.seccomp.{earlier[name]} names it too; choose one"
+                    raise SpecError(f"security.seccomp.{part}", name, wish)
+                earlier[name] = part
 
 
 class Seccomp(Check):
@@ -165,12 +177,16 @@ class Security:
     `selinux` are labels taken at exec. `privileged` lets the container hold real power over the host: its root, or
     capabilities outside a user namespace. Without a list, root inside then has every capability, and another user none:
     nothing is inheritable.
+
+    `seccomp_report` has what the filter refuses told by `Container.violations`, each refused call at the price of a
+    round through the supervisor.
     """
 
     PLACE: ClassVar[str] = "security"
 
     capabilities: tuple[str, ...] = setting(Each(_Capability(), "capabilities", unique=True), ())
     seccomp: str | dict[str, Any] | SeccompRules | None = setting(Seccomp(), "default")
+    seccomp_report: bool = setting(Flag(), False)
     no_new_privs: bool = setting(Flag(), True)
     masked_paths: tuple[str, ...] | None = setting(_COVERED, None)
     readonly_paths: tuple[str, ...] | None = setting(_COVERED, None)
@@ -188,6 +204,7 @@ class Security:
             *,
             capabilities: Sequence[str] = (),
             seccomp: str | Mapping[str, Any] | SeccompRules | None = "default",
+            seccomp_report: bool = False,
             no_new_privs: bool = True,
             masked_paths: Sequence[Path] | None = None,
             readonly_paths: Sequence[Path] | None = None,
@@ -196,3 +213,22 @@ class Security:
             selinux: str | None = None,
             privileged: bool = False,
         ) -> None: ...
+
+    def __attrs_post_init__(self) -> None:
+        if not self.seccomp_report:
+            return
+        if self.seccomp is None:
+            raise SpecError("security.seccomp_report", True, "seccomp=None refuses nothing that could be told")
+        if self.notifies:
+            wish = "the profile hands calls to Container.syscalls, and a filter has one listener: choose one"
+            raise SpecError("security.seccomp_report", True, wish)
+
+    @property
+    def notifies(self) -> bool:
+        """Whether the filter hands calls over, to `Container.syscalls`: somebody has to answer them."""
+        if isinstance(self.seccomp, SeccompRules):
+            return bool(self.seccomp.notify)
+        if not isinstance(self.seccomp, dict):
+            return False
+        actions = [self.seccomp["defaultAction"], *(rule["action"] for rule in self.seccomp.get("syscalls", ()))]
+        return "SCMP_ACT_NOTIFY" in actions

@@ -14,6 +14,7 @@ from attrs import field, frozen
 from creche.errors import SpecError
 from creche.results import Exit
 from creche.spec import Spec
+from creche.spec.rules import check_answered
 from creche.supervisor.probes import Completed, Connect, Delay, Http, Line, Liveness, Notify, Readiness
 from creche.supervisor.restarts import Backoff, Restart, seconds
 
@@ -197,6 +198,7 @@ class ChildSpec:
         if isinstance(self.readiness, Completed) and self.restart is Restart.PERMANENT:
             raise SpecError("child.readiness", self.readiness, "Completed() needs restart='transient'")
         if isinstance(self.spec, Spec):
+            check_answered(self.spec)
             own = self.spec.namespaces.network is True
             for kind in ("readiness", "liveness"):
                 probe = getattr(self, kind)

@@ -159,6 +159,13 @@ def _explain(failure: Failure, step: st.Step, spec: Spec, plan: Plan, text: str,
         return f"{field}: mount attributes: {said}", "the file system can't be idmapped" if error == e.EINVAL else None
     if isinstance(step, st.Pivot) and error == e.EINVAL:
         return f"rootfs: pivot_root: {said}", "the caller lives on the initial ramfs or in a chroot, where it can't pivot: start it on a mounted root"
+    if isinstance(step, st.Seccomp) and error == e.EBUSY:
+        return (
+            f"{field}: no listener can be had: {said}",
+            "a filter around the supervisor (an outer container's) has a listener already, and the kernel allows one: leave notify and seccomp_report out",
+        )
+    if isinstance(step, st.Seccomp) and error == e.EMFILE:
+        return f"{field}: no number for the listener: {said}", "raise rlimits nofile by one: a command that brings a listener needs it while it starts"
     if isinstance(step, (st.Cgroup, st.Enter)):
         return f"limits: the cgroup could not be entered: {said}", "is it still there, and not full (pids) or under a memory limit that is too small?"
     return f"{field + ': ' if field else ''}{step.name}: {said}{': ' + text if text else ''}", None

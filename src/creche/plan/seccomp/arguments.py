@@ -1,4 +1,4 @@
-"""Which arguments the kernel reads as 32 bits, so that a filter looks at what the kernel will look at.
+"""Which arguments the kernel reads as 32 bits, so that a filter looks at what the kernel will look at; which are paths.
 
 A register has 64 bits, yet the kernel drops the upper half of an ``int`` before it looks (SYSCALL_DEFINE casts).
 A filter that compares all 64 is led past by rubbish in the upper half: CVE-2019-7303 and CVE-2019-10063 sent
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from functools import cache
 
-__all__ = ["is_int"]
+__all__ = ["is_int", "path_argument"]
 
 # Positions of int, unsigned, pid_t, uid_t, mode_t and their like in the kernel's definitions. A few are long by type
 # and 32 bits in effect: the descriptors of readv and mmap, the flags of clone (lower_32_bits), the bits of mmap,
@@ -62,3 +62,33 @@ def _positions() -> dict[str, str]:
 def is_int(call: str, index: int) -> bool:
     """Whether the kernel drops the upper half of argument `index` (counted from 0) of `call`."""
     return str(index) in _positions().get(call, "")
+
+
+# By the position of the first path that a call takes (of those that make a link: where it will lie).
+PATHS = """
+0 access acct chdir chmod chown chroot creat execve getxattr lchown lgetxattr link listxattr llistxattr lremovexattr
+lsetxattr lstat mkdir mknod open pivot_root readlink removexattr rename rmdir setxattr stat statfs swapoff swapon
+truncate umount2 unlink uselib utime utimes
+1 execveat faccessat faccessat2 fchmodat fchmodat2 fchownat file_getattr file_setattr fspick futimesat getxattrat
+inotify_add_watch linkat listxattrat mkdirat mknodat mount mount_setattr move_mount name_to_handle_at newfstatat
+open_tree open_tree_attr openat openat2 quotactl readlinkat removexattrat renameat renameat2 setxattrat statx symlink
+unlinkat utimensat
+2 symlinkat
+4 fanotify_mark
+"""
+
+
+@cache
+def _path_arguments() -> dict[str, int]:
+    found, index = {}, 0
+    for word in PATHS.split():
+        if word.isdecimal():
+            index = int(word)
+        else:
+            found[word] = index
+    return found
+
+
+def path_argument(call: str) -> int | None:
+    """Which argument of a call is its first path; None where it takes none."""
+    return _path_arguments().get(call)

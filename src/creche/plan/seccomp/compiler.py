@@ -5,20 +5,26 @@ A straight list of 300 comparisons is walked by every call of the guest; a tree 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 from ...errors import SpecError
 from .arguments import is_int
 from .numbers import audit_arch, numbers
 from .program import ARCH, ARGUMENTS, EQUAL, GREATER, NOT_LESS, NUMBER, Graph
-from .rules import INT, NOSYS, Action, Compare, Kind, Op, Policy
+from .rules import INT, NOSYS, Action, Compare, Op, Policy
 
-__all__ = ["LONGEST", "clauses", "compile_policy"]
+__all__ = ["HANDOVER", "LONGEST", "clauses", "compile_policy"]
 
 LONGEST = 4096  # instructions: BPF_MAXINSNS
 X32 = 0x40000000  # __X32_SYSCALL_BIT: the same kernel's calls under other numbers
 
+# What the message by which a listener is handed over bears in arguments that sendmsg does not have (native/abi.h).
+HANDOVER = (Compare(4, Op.EQ, 0x63726368), Compare(5, Op.EQ, 0x656C6973))
+
 Clause: TypeAlias = tuple[tuple[Compare, ...], Action]
+Show: TypeAlias = Callable[[str | None, Action], Action]
 
 _OPPOSITE = {Op.NE: Op.EQ, Op.LT: Op.GE, Op.LE: Op.GT}
 
@@ -72,14 +78,17 @@ def _compared(graph: Graph, compare: Compare, yes: int, no: int) -> int:
     return graph.load(high, graph.test(GREATER, value >> 32, yes, same))
 
 
-def _leaf(graph: Graph, stated: tuple[Clause, ...], show: dict[Action, Action]) -> int:
+def _leaf(graph: Graph, stated: tuple[Clause, ...], show: Callable[[Action], Action]) -> int:
     node = 0
     for when, action in reversed(stated):
-        yes = graph.answer(show.get(action, action).code)
-        for compare in reversed(when):
-            yes = _compared(graph, compare, yes, node)
-        node = yes
+        node = _where(graph, when, graph.answer(show(action).code), node)
     return node
+
+
+def _where(graph: Graph, when: tuple[Compare, ...], yes: int, no: int) -> int:
+    for compare in reversed(when):
+        yes = _compared(graph, compare, yes, no)
+    return yes
 
 
 def _ranges(leaves: dict[int, int], newer: int, x32: int | None) -> tuple[list[int], list[int]]:
@@ -113,21 +122,32 @@ def _tree(graph: Graph, starts: list[int], nodes: list[int], low: int, high: int
     return graph.test(NOT_LESS, starts[middle], right, _tree(graph, starts, nodes, low, middle - 1))
 
 
-def compile_policy(policy: Policy, arch: str, report: frozenset[Action] = frozenset()) -> bytes:
+def _as_it_is(call: str | None, action: Action) -> Action:
+    return action
+
+
+def compile_policy(policy: Policy, arch: str, show: Show = _as_it_is, *, handover: Action | None = None) -> bytes:
     """The program of a policy: an array of struct sock_filter.
 
-    The answers in `report` are given to the listener (SECCOMP_RET_USER_NOTIF) instead of the guest.
+    `show` says what is answered in place of the policy's own action for a call (None: one that no rule names), and
+    `handover` what is answered to the message that hands a listener over, whatever the policy says.
 
     Raises:
         SpecError: it would be longer than the kernel takes.
     """
-    show = {action: Action(Kind.NOTIFY) for action in report}
+    names = {number: name for name, number in numbers(arch).items()}
     graph = Graph()
-    leaves = {number: _leaf(graph, stated, show) for number, stated in clauses(policy, arch).items()}
-    newer = graph.answer(show.get(policy.newer, policy.newer).code)
-    starts, nodes = _ranges(leaves, newer, graph.answer(NOSYS.code) if arch == "x86_64" else None)
+    leaves = {
+        number: _leaf(graph, stated, partial(show, names[number])) for number, stated in clauses(policy, arch).items()
+    }
+    if handover is not None:
+        number = numbers(arch)["sendmsg"]
+        leaves[number] = _where(graph, HANDOVER, graph.answer(handover.code), leaves[number])
+    newer = graph.answer(show(None, policy.newer).code)
+    x32 = graph.answer(show(None, NOSYS).code) if arch == "x86_64" else None
+    starts, nodes = _ranges(leaves, newer, x32)
     tree = graph.load(NUMBER, _tree(graph, starts, nodes, 0, len(nodes) - 1))
-    foreign = graph.answer(policy.foreign.code)
+    foreign = graph.answer(show(None, policy.foreign).code)
     program = graph.instructions(graph.load(ARCH, graph.test(EQUAL, audit_arch(arch), tree, foreign)))
     if len(program) > LONGEST * 8:
         raise SpecError(

@@ -11,6 +11,7 @@ from attrs import field, frozen
 
 from ...errors import SpecError
 from ...spec.checks import nearest
+from ...spec.security import SeccompRules
 from .compiler import clauses, compile_policy
 from .default import default_policy
 from .numbers import ARCHES, audit_arch, elsewhere, name_of, numbers
@@ -33,36 +34,55 @@ EXPECTED = (NOSYS, refuse(errno.ENOTTY))
 
 @frozen
 class Filter:
-    """A program for seccomp(2), ready to be installed.
+    """A program for seccomp(2), ready to be installed; where somebody listens, two of them.
+
+    The message by which a newborn command hands its listener over is sent under the filter that the listener belongs
+    to, so that one has to let it pass whatever the policy says. It answers nothing but what goes to the listener, and
+    `program`, installed right after it, all the rest. Of two filters the kernel takes the more severe answer
+    (seccomp(2)): together they say what the policy says.
 
     Attributes:
         program: an array of struct sock_filter, at most 4096.
         flags: SECCOMP_FILTER_FLAG_* to install it with.
-        needs_listener: the installing call returns a descriptor, on which somebody has to answer.
         arch: the processor it is for.
+        listener: the program to be installed before it, with NEW_LISTENER; empty where nobody has to listen.
+        listener_flags: its flags.
         answers: where violations are reported, the program that says what they are answered with; else None.
         policy: what it was made from.
     """
 
     program: bytes
     flags: int
-    needs_listener: bool
     arch: str
+    listener: bytes = field(repr=False, default=b"")
+    listener_flags: int = 0
     answers: bytes | None = field(repr=False, default=None)
     policy: Policy = field(repr=False, eq=False, default=Policy(()))
 
     def __len__(self) -> int:
         """Its length in instructions."""
-        return len(self.program) // 8
+        return (len(self.program) + len(self.listener)) // 8
 
-    def answer(self, number: int, args: tuple[int, ...] = ()) -> Action:
-        """What a reported call is to be answered with: the same as without reports.
+    @property
+    def needs_listener(self) -> bool:
+        """Whether installing it gives a descriptor, on which somebody has to answer."""
+        return bool(self.listener)
+
+    def __call__(self, number: int, args: tuple[int, ...] = (), arch: int | None = None) -> Action:
+        """What the kernel answers to a call: of both programs the more severe."""
+        arch = audit_arch(self.arch) if arch is None else arch
+        said = (Action.of(run(program, number, arch, args)) for program in (self.listener, self.program) if program)
+        return min(said, key=lambda action: action.kind)
+
+    def answer(self, number: int, args: tuple[int, ...] = (), arch: int | None = None) -> Action:
+        """What a call that reached the listener is to be answered with: the same as without reports.
 
         A listener that gets an errno here sends it, and never SECCOMP_USER_NOTIF_FLAG_CONTINUE: what the arguments
         point to may change after the look (seccomp_unotify(2)). NOTIFY means that the profile itself asked for the
         call to be handed over.
         """
-        return Action.of(run(self.answers or self.program, number, audit_arch(self.arch), args))
+        arch = audit_arch(self.arch) if arch is None else arch
+        return Action.of(run(self.answers, number, arch, args)) if self.answers else self(number, args, arch)
 
 
 def compile_filter(
@@ -77,12 +97,13 @@ def compile_filter(
 
     Args:
         seccomp: ``"default"``, ``"strict"``, None for no filter, a profile in the JSON form of Docker and the OCI (a
-            mapping), or a SeccompRules (`allow`, `deny`, `base`).
+            mapping), or a SeccompRules (`allow`, `deny`, `notify`, `base`).
         arch: ``x86_64`` or ``aarch64``.
         capabilities: those that the container will have, such as ``CAP_NET_ADMIN``.
         kernel: its release, for rules that begin with one.
         report: give violations to a listener, which sees them as they happen and answers them. A violation is a
-            call that would have got an errno other than ENOSYS or ENOTTY; each waits for the listener.
+            call that would have got an errno other than ENOSYS or ENOTTY, or for which its process would have been
+            killed; each waits for the listener.
 
     Raises:
         SpecError: a profile that makes no sense, naming the place in it.
@@ -91,12 +112,12 @@ def compile_filter(
     if seccomp is None:
         return None
     if isinstance(seccomp, str):
-        return _built_in(seccomp, (), (), arch, capabilities, kernel, report)
+        return _built_in(seccomp, (), (), (), arch, capabilities, kernel, report)
     if isinstance(seccomp, Mapping):
         return _from_json(_text(seccomp), arch, capabilities, kernel, report)
-    if all(hasattr(seccomp, name) for name in ("allow", "deny", "base")):
-        base, allow, deny = seccomp.base, tuple(seccomp.allow), tuple(seccomp.deny)  # type: ignore[attr-defined]
-        return _built_in(base, allow, deny, arch, capabilities, kernel, report)
+    if isinstance(seccomp, SeccompRules):
+        rules = seccomp
+        return _built_in(rules.base, rules.allow, rules.deny, rules.notify, arch, capabilities, kernel, report)
     raise SpecError(FIELD, seccomp, 'give "default", "strict", None, a profile as a dict, or SeccompRules')
 
 
@@ -123,6 +144,7 @@ def _built_in(
     name: str,
     allow: tuple[str, ...],
     deny: tuple[str, ...],
+    notify: tuple[str, ...],
     arch: str,
     capabilities: frozenset[str],
     kernel: tuple[int, int],
@@ -131,19 +153,19 @@ def _built_in(
     if name not in ("default", "strict"):
         raise SpecError(FIELD, name, 'the profiles are "default" and "strict"; None is no filter')
     policy = default_policy(capabilities) if name == "default" else strict_policy()
-    return _filter(_adjusted(policy, allow, deny), arch, kernel, report)
+    return _filter(_adjusted(policy, allow, deny, notify), arch, kernel, report)
 
 
-def _adjusted(policy: Policy, allow: tuple[str, ...], deny: tuple[str, ...]) -> Policy:
-    """A policy with some calls opened and some shut, by name: what it said about their arguments is gone."""
-    for part, names in (("allow", allow), ("deny", deny)):
+def _adjusted(
+    policy: Policy, allow: tuple[str, ...], deny: tuple[str, ...], notify: tuple[str, ...]
+) -> Policy:
+    """A policy with some calls opened, shut or handed over, by name: what it said about their arguments is gone."""
+    for part, names in (("allow", allow), ("deny", deny), ("notify", notify)):
         for at, name in enumerate(names):
             if name not in elsewhere() and not any(name in numbers(arch) for arch in ARCHES):
                 wish = f"no processor has a call of this name{nearest(name, numbers(ARCHES[0]))}"
                 raise SpecError(f"{FIELD}.{part}[{at}]", name, wish)
-    if both := set(allow) & set(deny):
-        raise SpecError(f"{FIELD}.deny", min(both), "allow names it too; choose one")
-    spoken = {*allow, *deny}
+    spoken = {*allow, *deny, *notify}
     if not spoken:
         return policy
     kept = (
@@ -154,26 +176,35 @@ def _adjusted(policy: Policy, allow: tuple[str, ...], deny: tuple[str, ...]) -> 
         Rule(tuple(name for name in deny if name != "clone3"), EPERM),
         Rule(tuple(name for name in deny if name == "clone3"), NOSYS),
     )
-    return policy._replace(rules=(*kept, Rule(allow, ALLOW), *shut))
+    return policy._replace(rules=(*kept, Rule(allow, ALLOW), Rule(notify, Action(Kind.NOTIFY)), *shut))
 
 
-def _actions(policy: Policy) -> set[Action]:
-    return {policy.otherwise, policy.newer, *(rule.action for rule in policy.rules)}
+def _reported(call: str | None, action: Action) -> bool:
+    """Whether it is a violation that a listener can answer: by its errno, or by killing the process.
+
+    Not so an execve: a newborn command makes its own under the filter, and must not go on where it was refused.
+    """
+    return call != "execve" and (
+        action.kind in (Kind.KILL_PROCESS, Kind.KILL_THREAD) or (action.kind is Kind.ERRNO and action not in EXPECTED)
+    )
 
 
 def _filter(policy: Policy, arch: str, kernel: tuple[int, int], report: bool) -> Filter:
-    quiet = compile_policy(policy, arch)
-    reported = frozenset(
-        action
-        for action in _actions(policy)
-        if report and action.kind is Kind.ERRNO and action not in EXPECTED
+    def listened(call: str | None, action: Action) -> bool:
+        return action.kind is Kind.NOTIFY or (report and _reported(call, action))
+
+    whole = compile_policy(policy, arch)
+    stated = [(name_of(number, arch), action) for number, row in clauses(policy, arch).items() for _, action in row]
+    if not any(listened(*item) for item in [*stated, (None, policy.newer), (None, policy.foreign)]):
+        return Filter(whole, policy.flags, arch, policy=policy)
+    first = compile_policy(
+        policy, arch, lambda call, action: Action(Kind.NOTIFY) if listened(call, action) else ALLOW, handover=ALLOW
     )
-    listens = bool(reported) or any(action.kind is Kind.NOTIFY for action in _actions(policy))
-    flags = policy.flags
-    if listens:
-        flags |= NEW_LISTENER | (WAIT_KILLABLE if kernel >= WAIT_KILLABLE_SINCE else 0)
-    program = compile_policy(policy, arch, reported) if reported else quiet
-    return Filter(program, flags, listens, arch, quiet if reported else None, policy)
+    rest = compile_policy(
+        policy, arch, lambda call, action: ALLOW if listened(call, action) else action, handover=EPERM
+    )
+    flags = policy.flags | NEW_LISTENER | (WAIT_KILLABLE if kernel >= WAIT_KILLABLE_SINCE else 0)
+    return Filter(rest, policy.flags, arch, first, flags, whole if report else None, policy)
 
 
 def verdict(
@@ -187,7 +218,7 @@ def verdict(
         if number not in numbers(filter.arch):
             raise SpecError("call", number, f"{filter.arch} has no call of this name")
         number = numbers(filter.arch)[number]
-    return Action.of(run(filter.program, number, audit_arch(filter.arch if arch is None else arch), args))
+    return filter(number, args, None if arch is None else audit_arch(arch))
 
 
 def explain(filter: Filter) -> dict[str, str]:

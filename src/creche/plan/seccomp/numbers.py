@@ -11,7 +11,7 @@ from ...errors import UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["ARCHES", "audit_arch", "elsewhere", "name_of", "numbers"]
+__all__ = ["ARCHES", "arch_name", "audit_arch", "call_name", "elsewhere", "name_of", "numbers"]
 
 # AUDIT_ARCH_* of <linux/audit.h>: the machine of elf.h, with 0x80000000 for 64 bits and 0x40000000 for little endian.
 # What `struct seccomp_data` says in `arch`; those below the line are here to be named, never to be compiled for.
@@ -162,3 +162,13 @@ def audit_arch(arch: str | int) -> int:
         return {**AUDIT, **FOREIGN}[arch]
     except KeyError:
         raise UnsupportedError(f"the processor {arch}", f"known are {', '.join(AUDIT)}") from None
+
+
+def arch_name(number: int) -> str:
+    """The processor of an AUDIT_ARCH; ``0x40000016`` for one that has no name here."""
+    return {value: name for name, value in {**AUDIT, **FOREIGN}.items()}.get(number, hex(number))
+
+
+def call_name(number: int, arch: str) -> str:
+    """A call's name for people; ``i386:11`` where the tables know none."""
+    return (name_of(number, arch) if arch in AUDIT else None) or f"{arch}:{number}"

@@ -64,11 +64,6 @@ def read_profile(
     numbers(arch)  # raises for a processor without a table
     _check_architectures(profile, arch, path)
     otherwise = _action(profile, profile["defaultAction"], "defaultErrnoRet", "defaultErrno", path)
-    if otherwise.kind is Kind.NOTIFY:
-        wish = (
-            "the very call that hands the listener over would wait for the listener; choose another default"
-        )
-        raise SpecError(f"{path}.defaultAction", profile["defaultAction"], wish)
     rules = []
     for at, entry in enumerate(profile.get("syscalls", ())):
         rule = _rule(entry, f"{path}.syscalls[{at}]")
