@@ -121,3 +121,21 @@ def test_limits_without_a_cgroup_of_ours_are_an_error(monkeypatch: pytest.Monkey
     monkeypatch.setenv("CRECHE_CGROUP", "/sys/fs/cgroup")
     with pytest.raises(creche.CrecheError):
         run(["true"], limits=Limits(memory="64M"))
+
+
+def test_a_filter_around_us_has_a_listener_already() -> None:
+    """The kernel allows one: what is asked for beside it is an error that says so, and all else works."""
+    code = """
+import ctypes
+class Program(ctypes.Structure):
+    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+libc = ctypes.CDLL(None, use_errno=True)
+libc.prctl(38, 1, 0, 0, 0)
+allow = Program(1, bytes.fromhex("060000000000ff7f"))
+assert libc.syscall({"x86_64": 317, "aarch64": 277}[os.uname().machine], 1, 8, ctypes.byref(allow)) > 2
+anyio.run(lambda: creche.run(["true"], check=True))
+tell(security=creche.Security(seccomp_report=True))()
+"""
+    kind, field, errno, text = told(code)
+    assert (kind, field, int(errno)) == ("SpawnError", "security.seccomp", e.EBUSY)
+    assert "no listener can be had" in text and "leave notify and seccomp_report out" in text
