@@ -6,6 +6,7 @@
 #include <linux/landlock.h>
 #include <linux/prctl.h>
 #include <linux/seccomp.h>
+#include <linux/stat.h>
 
 STEP(NO_NEW_PRIVS)
 {
@@ -26,7 +27,9 @@ STEP(LANDLOCK)
 
 STEP(LANDLOCK_PATH)
 {
+	enum { OF_FILES = 1 | 2 | 4 | 1 << 14 | 1 << 15 }; /* execute, write, read, truncate, ioctl: landlock(7) */
 	struct landlock_path_beneath_attr rule = { .allowed_access = s->a };
+	struct statx st;
 	int set = slot_take(c, s->slot);
 	long fd = resolve(c, TEXT(c, s), O_PATH, 0), r;
 
@@ -34,8 +37,12 @@ STEP(LANDLOCK_PATH)
 		return 0;
 	if (set < 0 || fd < 0)
 		return set < 0 ? set : fd;
+	r = sys5(__NR_statx, fd, "", AT_EMPTY_PATH, STATX_TYPE, &st);
+	if (r >= 0 && (st.stx_mode & 0170000) != 0040000)
+		rule.allowed_access &= OF_FILES; /* EINVAL for others */
 	rule.parent_fd = (int)fd;
-	r = sys4(__NR_landlock_add_rule, set, LANDLOCK_RULE_PATH_BENEATH, &rule, 0);
+	if (r >= 0)
+		r = sys4(__NR_landlock_add_rule, set, LANDLOCK_RULE_PATH_BENEATH, &rule, 0);
 	sys1(__NR_close, fd);
 	return r;
 }

@@ -70,6 +70,7 @@ class Container(Starting, Place, Renewing, Limited, Listening):
         self._channel: Channel | None = None
         self._plan: Plan | None = None
         self._machine: Machine | None = None
+        self._strength = None
         self._context = Context()
         self._range: ranges.Reserved | None = None
         self._scratch: str | None = None

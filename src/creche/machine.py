@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable
@@ -72,6 +73,7 @@ class Machine:
     capabilities: frozenset[str]  # effective
     bounding: frozenset[str]
     no_new_privs: bool = False
+    clone3_refused: int = 0  # the errno of a filter around us, where that was asked (see `probe`)
     seccomp: int = 0  # 0: no filter, 2: at least one (Seccomp in /proc/PID/status)
 
     # our user namespace, and which ids of it are ours to give
@@ -86,6 +88,7 @@ class Machine:
 
     # switches; None where this kernel has no such sysctl
     max_user_namespaces: int | None = None
+    max_net_namespaces: int | None = None
     unprivileged_userns_clone: int | None = None  # Debian's, 0 forbids
     apparmor_restrict_userns: int | None = None  # Ubuntu's, 1 forbids to all but named profiles
     apparmor_label: str | None = None  # what confines us, "unconfined" included; None without AppArmor
@@ -215,16 +218,18 @@ class Machine:
         )
 
 
-def probe(*, landlock: bool = False, fresh: bool = False) -> Machine:
+def probe(*, landlock: bool = False, clone3: bool = False, fresh: bool = False) -> Machine:
     """Read what this process may do; remembered until its ids change.
 
     Reading takes well under a millisecond. `landlock=True` also asks the kernel for Landlock's version, which loads
-    ctypes (some 5 ms, once). `fresh=True` reads everything again, for a process whose surroundings changed under it
+    ctypes (some 5 ms, once); `clone3=True` whether a filter around us refuses that call. `fresh=True` reads everything again, for a process whose surroundings changed under it
     (a new user namespace, a sysctl). The pid is part of the key: a fork may have changed its surroundings.
     """
     if fresh:
         _read.cache_clear()
     machine = _read(os.getpid(), os.getresuid(), os.getresgid())
+    if clone3 and machine.seccomp:
+        machine = attrs.evolve(machine, clone3_refused=_clone3_refused())
     return attrs.evolve(machine, landlock_abi=_landlock_abi()) if landlock else machine
 
 
@@ -265,6 +270,7 @@ def _read(_pid: int, uids: tuple[int, int, int], gids: tuple[int, int, int]) -> 
         newuidmap=_helper("newuidmap"),
         newgidmap=_helper("newgidmap"),
         max_user_namespaces=surroundings.number("/proc/sys/user/max_user_namespaces"),
+        max_net_namespaces=surroundings.number("/proc/sys/user/max_net_namespaces"),
         unprivileged_userns_clone=surroundings.number("/proc/sys/kernel/unprivileged_userns_clone"),
         apparmor_restrict_userns=surroundings.number(
             "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
@@ -353,6 +359,17 @@ def _has_file_capabilities(path: str) -> bool:
 
 
 @lru_cache(maxsize=1)
+def _clone3_refused() -> int:
+    """What a filter answers to clone3; 0 where the kernel itself does: EINVAL for arguments of no size, before anything else.
+
+    A filter that killed for it would have killed us already: the C library makes threads by that call.
+    """
+    from . import _raw
+
+    answer = -_raw.syscall("clone3", 0, 0)
+    return 0 if answer == errno.EINVAL else answer
+
+
 def _landlock_abi() -> int:
     """Landlock's version, by landlock_create_ruleset(2) with LANDLOCK_CREATE_RULESET_VERSION; 0 where it is off."""
     from . import _raw

@@ -9,7 +9,9 @@ from .hostview import listing
 from .machine import probe
 from .plan.compile import Context, Plan, compile, needs_scratch
 from .plan.ids import RANGE, wants_range
+from .plan.strength import weaken
 from .spec.spec import Spec
+from .spec.strength import Strength
 
 __all__ = ["plan_of"]
 
@@ -22,7 +24,9 @@ def plan_of(spec: Spec) -> Plan:
     Nothing is reserved: the range of ids is the first that a container could get, and the throw-away folder (before
     Linux 6.6) has no name yet.
     """
-    machine = probe(landlock=spec.security.landlock is not None)
+    weaker = spec.min_strength != Strength.FULL
+    machine = probe(landlock=spec.security.landlock is not None or weaker, clone3=weaker)
+    spec, _ = weaken(spec, machine, listing())
     ranged = wants_range(spec, machine)
     context = Context(
         view=listing(),

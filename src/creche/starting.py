@@ -11,15 +11,17 @@ import anyio
 
 from . import claims, commands, ranges
 from .channel import Channel
-from .errors import SpawnError, SpecError
+from .errors import CrecheError, SpawnError, SpecError
 from .hostview import listing
 from .machine import Machine, probe
 from .plan.command import listens
 from .plan.compile import Context, Plan, compile, needs_scratch
 from .plan.ids import outside, wants_range
+from .plan.strength import weaken
 from .plumbing import Plumbing
 from .process import Process
 from .spawn import Job, exhausted
+from .spec.strength import Strength
 from .wire.control import Failure, Reply
 from .wire.failure import error_of
 
@@ -47,6 +49,7 @@ class Starting:
         _context: Context
         _compiled: Spec
         _range: ranges.Reserved | None
+        _strength: Strength | None
         _scratch: str | None
         _claims: list[int]
         _sources: Mapping[int, int] | None
@@ -61,6 +64,13 @@ class Starting:
         def _handle(self, reply: Reply, fds: list[int], pid: int) -> None: ...
         async def _execute(self, process: Process, spec: Spec, plumbing: Plumbing, cgroup_fds: list[int], context: Context, *, main: bool) -> None: ...
 
+    @property
+    def strength(self) -> Strength:
+        """The rung of the ladder that it stands on: FULL, unless `Spec.min_strength` allowed less and less was needed."""
+        if self._strength is None:
+            raise CrecheError("the container has no strength before its start")
+        return self._strength
+
     async def _start(self) -> None:
         spec = self.spec
         self._began = time.monotonic()
@@ -69,7 +79,10 @@ class Starting:
         if spec.command is not None:
             self._main = main
         self._processes[1] = main
-        machine = self._machine = probe(landlock=spec.security.landlock is not None)
+        weaker = spec.min_strength != Strength.FULL
+        machine = self._machine = probe(landlock=spec.security.landlock is not None or weaker, clone3=weaker)
+        spec, self._strength = weaken(spec, machine, listing()) if weaker else (spec, Strength.FULL)
+        self.spec = spec  # what is really run
         lookup = spec.command is not None and commands.needs_lookup(spec)
         self._claims = claims.claim(spec)
         if wants_range(spec, machine):

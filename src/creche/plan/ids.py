@@ -68,7 +68,7 @@ def through(maps: tuple[IdMap, ...], container: tuple[IdMap, ...] | None, field:
 
 def may_set_groups(machine: Machine, who: Identity) -> bool:
     """Whether setgroups(2) is allowed to the container's root: user_namespaces(7) denies it where an ordinary user maps one id."""
-    return who.setgroups if who.new else machine.may_map_ids
+    return who.setgroups if who.new else machine.may_map_ids and not machine.setgroups_denied
 
 
 def no_groups(spec: Spec) -> st.Groups:

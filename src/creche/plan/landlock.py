@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 from ..errors import UnsupportedError
 from ..machine import Machine
 from ..spec.security import Landlock
@@ -13,6 +15,7 @@ EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 _CHANGE = sum(1 << bit for bit in range(4, 13))  # remove and make of each kind: landlock(7)
 REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15  # ABI 2, 3, 5
 BIND_TCP, CONNECT_TCP = 1, 2  # ABI 4
+SCOPES = struct.pack("=Q", 1 | 2)  # abstract Unix sockets, signals: ABI 6
 
 
 def landlock_steps(rules: Landlock | None, machine: Machine) -> list[st.Step]:
@@ -29,6 +32,8 @@ def landlock_steps(rules: Landlock | None, machine: Machine) -> list[st.Step]:
             )
         if network and abi < 4:
             raise UnsupportedError(f"Landlock's rules for TCP ports: this kernel's ABI is {abi}, they came with 4 (Linux 6.7)", "leave tcp_bind and tcp_connect out, or give best_effort=True")
+        if rules.scoped and abi < 6:
+            raise UnsupportedError(f"Landlock's scopes: this kernel's ABI is {abi}, they came with 6 (Linux 6.12)", "leave scoped out, or give best_effort=True")
         if abi < 3:
             raise UnsupportedError(f"Landlock's rule for truncation: this kernel's ABI is {abi}, it came with 3 (Linux 6.2)", "give best_effort=True to go without")
     elif abi < 1:
@@ -39,7 +44,7 @@ def landlock_steps(rules: Landlock | None, machine: Machine) -> list[st.Step]:
     if abi >= 4:
         net = (BIND_TCP if rules.tcp_bind is not None else 0) | (CONNECT_TCP if rules.tcp_connect is not None else 0)
     slot = st.RULES
-    steps: list[st.Step] = [st.LandlockRuleset(slot=slot, a=handled, b=net, blame="security.landlock")]
+    steps: list[st.Step] = [st.LandlockRuleset(slot=slot, a=handled, b=net, text=SCOPES if rules.scoped and abi >= 6 else b"", blame="security.landlock")]
     rights: dict[str, int] = {}
     for paths, access in (
         (rules.read, READ_FILE | READ_DIR),

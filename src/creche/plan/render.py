@@ -38,7 +38,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
 
 
 def _record(step: st.Step) -> dict[str, Any]:
-    binary = isinstance(step, (st.Seccomp, st.Descriptors, st.Groups))
+    binary = isinstance(step, (st.Seccomp, st.Descriptors, st.Groups, st.LandlockRuleset))
     record = step.record()
     if isinstance(step, st.MakeFile) and step.text2:
         return {**record, "text": _text(step.text), "text2": f"<{len(step.text2)} bytes>"}
@@ -311,7 +311,7 @@ def _by_opcode() -> Iterator[tuple[str, Callable[[st.Step, _Namer], tuple[str, s
         st.NoNewPrivs: _simple("prctl", lambda s, n: "no_new_privs: setuid programs gain nothing"),
         st.Chdir: _simple("fchdir", lambda s, n: _shown(s.text)),
         st.Signals: _simple("rt_sigaction", lambda s, n: "every signal to its default, none blocked"),
-        st.LandlockRuleset: _simple("landlock", lambda s, n: f"a ruleset for file rights {s.a:#x}, network rights {s.b:#x}"),
+        st.LandlockRuleset: _simple("landlock", lambda s, n: f"a ruleset for file rights {s.a:#x}, network rights {s.b:#x}{', and for signals and abstract sockets' if s.text else ''}"),
         st.LandlockPath: _simple("landlock", lambda s, n: f"{s.a:#x} at and below {_shown(s.text)}"),
         st.LandlockPort: _simple("landlock", lambda s, n: f"{s.a:#x} for port {s.b}"),
         st.LandlockRestrict: _simple("landlock", lambda s, n: "in force"),

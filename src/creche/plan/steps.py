@@ -116,7 +116,7 @@ class Capabilities(Step): "Keeps the capabilities in the mask `a`, in every set,
 class NoNewPrivs(Step): "prctl(2) PR_SET_NO_NEW_PRIVS."; op = "NO_NEW_PRIVS"
 class Chdir(Step): "The working directory `text`, resolved inside."; op = "CHDIR"
 class Signals(Step): "Every signal's disposition to its default, none blocked."; op = "SIGNALS"
-class LandlockRuleset(Step): "`slot` becomes a ruleset that handles the file rights `a` and the network rights `b`."; op = "LANDLOCK"
+class LandlockRuleset(Step): "`slot` becomes a ruleset that handles the file rights `a`, the network rights `b` and the scopes `text`."; op = "LANDLOCK"
 class LandlockPath(Step): "Allows the rights `a` at and below `text`."; op = "LANDLOCK_PATH"
 class LandlockPort(Step): "Allows the right `a` for the port `b`."; op = "LANDLOCK_PORT"
 class LandlockRestrict(Step): "Puts the ruleset in `slot` in force."; op = "LANDLOCK_RESTRICT"

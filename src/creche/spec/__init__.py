@@ -20,6 +20,7 @@ from .limits import Limits
 from .namespaces import Namespaces
 from .security import Landlock, SeccompRules, Security
 from .spec import Spec
+from .strength import Strength
 
 __all__ = [
     "Bind",
@@ -39,6 +40,7 @@ __all__ = [
     "SeccompRules",
     "Security",
     "Spec",
+    "Strength",
     "Symlink",
     "Sysfs",
     "Tmpfs",

@@ -74,6 +74,8 @@ class Landlock:
     `read`, `write` and `execute` are paths inside, each with all below it. `tcp_bind` and `tcp_connect` are ports:
     None leaves that right alone, an empty list takes it away. What this kernel's Landlock cannot do is an
     UnsupportedError, unless `best_effort`.
+
+    With `scoped`, processes outside can't be signalled, nor their abstract sockets reached (Linux 6.12).
     """
 
     PLACE: ClassVar[str] = "security.landlock"
@@ -83,6 +85,7 @@ class Landlock:
     execute: tuple[str, ...] = setting(_PATHS, ())
     tcp_bind: tuple[int, ...] | None = setting(_PORTS, None)
     tcp_connect: tuple[int, ...] | None = setting(_PORTS, None)
+    scoped: bool = setting(Flag(), False)
     best_effort: bool = setting(Flag(), False)
 
     if TYPE_CHECKING:
@@ -95,6 +98,7 @@ class Landlock:
             execute: Sequence[Path] = (),
             tcp_bind: Sequence[int] | None = None,
             tcp_connect: Sequence[int] | None = None,
+            scoped: bool = False,
             best_effort: bool = False,
         ) -> None: ...
 

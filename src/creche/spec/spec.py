@@ -14,6 +14,7 @@ from ..errors import SpecError
 from .checks import (
     A,
     Check,
+    Choice,
     Each,
     Flag,
     InnerPath,
@@ -35,6 +36,7 @@ from .namespaces import Namespaces
 from .rules import check_rules
 from .security import Security
 from .stdio import PASS_FDS, STDERR, STDIN, STDOUT, TTY
+from .strength import Strength
 from .tuning import RLIMITS, SYSCTL, TIME_OFFSETS
 
 if TYPE_CHECKING:
@@ -186,6 +188,7 @@ class Spec:
     stderr: Any = setting(STDERR, "pipe", kw_only=True)
     pass_fds: tuple[int, ...] = setting(PASS_FDS, (), kw_only=True)
     name: str | None = setting(_NAME, None, kw_only=True)
+    min_strength: str = setting(Choice(*(rung.value for rung in Strength)), "full", kw_only=True)
 
     if TYPE_CHECKING:
 
@@ -222,6 +225,7 @@ class Spec:
             stderr: Stdio = "pipe",
             pass_fds: Sequence[int] = (),
             name: str | None = None,
+            min_strength: Strength | str = "full",
         ) -> None: ...
 
     def __attrs_post_init__(self) -> None:
