@@ -16,7 +16,19 @@ from creche.machine import Machine
 from creche.plan import steps as st
 from creche.plan.compile import Context, compile
 from creche.plan.strength import weaken
-from creche.spec import Bind, Directory, IdMap, Landlock, Namespaces, SeccompRules, Security, Spec, Strength, Sysfs, Tmpfs
+from creche.spec import (
+    Bind,
+    Directory,
+    IdMap,
+    Landlock,
+    Namespaces,
+    SeccompRules,
+    Security,
+    Spec,
+    Strength,
+    Sysfs,
+    Tmpfs,
+)
 
 USER = attrs.evolve(Machine.example(), landlock_abi=7)
 FULL, NO_NETWORK, LANDLOCK = Strength
@@ -101,12 +113,12 @@ def test_what_landlock_alone_is_told() -> None:
     ],
 )
 def test_what_can_not_be_had_on_that_rung_is_refused_by_name(fields: dict[str, Any], field: str) -> None:
-    with pytest.raises(UnsupportedError, match=f"^{field} on the rung 'landlock'"):
+    with pytest.raises(UnsupportedError, match=rf"^{field} on the rung 'landlock'"):
         landlocked(**fields)
 
 
 def test_a_place_without_a_command_is_refused_there() -> None:
-    with pytest.raises(UnsupportedError, match="^command on the rung"):
+    with pytest.raises(UnsupportedError, match=r"^command on the rung"):
         weaken(Spec(min_strength="landlock"), FORBIDDEN, HOST)
 
 
