@@ -28,6 +28,7 @@ enum {
 	CRECHE_SLOT_DEVPTS = 2,         /* its devpts, kept by the init */
 	CRECHE_SLOT_PTY = 3,            /* a new command's terminal (the master) */
 	CRECHE_SLOT_SOURCES = 6,        /* the stage beneath its root, kept by the init */
+	CRECHE_SLOT_LAYERS = 7,         /* where its root's throw-away upper layer lies, kept by the init */
 	CRECHE_SLOT_PASSED = 16,        /* the first of the descriptors that came with a message */
 	CRECHE_MAX_FDS = 250,           /* descriptors in one message: unix(7) allows 253 */
 	CRECHE_INLINE = 98304,          /* a larger Plan travels as a sealed memfd */
@@ -91,8 +92,8 @@ struct creche_failure {
 
 /* Messages to the init. */
 enum { CRECHE_GO = 1, CRECHE_SETUP, CRECHE_RUN, CRECHE_SIGNAL, CRECHE_OPEN_FILE, CRECHE_HOLD, CRECHE_RESET };
-/* What OPEN_FILE asks for, below a directory that comes with it; OPEN without one: below the root. */
-enum { CRECHE_FILE_OPEN, CRECHE_FILE_MKDIR, CRECHE_FILE_UNLINK, CRECHE_FILE_RMDIR, CRECHE_FILE_SYMLINK, CRECHE_FILE_MODE, CRECHE_FILE_OWNER };
+/* What OPEN_FILE asks for, below a directory that comes with it; OPEN without one: below the root; LAYER: in its root's layers. */
+enum { CRECHE_FILE_OPEN, CRECHE_FILE_MKDIR, CRECHE_FILE_UNLINK, CRECHE_FILE_RMDIR, CRECHE_FILE_SYMLINK, CRECHE_FILE_MODE, CRECHE_FILE_OWNER, CRECHE_FILE_LAYER, CRECHE_FILE_XATTR };
 /* Messages from it. */
 enum { CRECHE_READY = 65, CRECHE_FAILED, CRECHE_STARTED, CRECHE_START_FAILED, CRECHE_EXITED, CRECHE_OPENED };
 

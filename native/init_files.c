@@ -15,6 +15,14 @@ static long open_below(int base, const char *name, uint64_t flags, uint64_t mode
 	return sys4(__NR_openat2, base, name, &how, sizeof how);
 }
 
+static long write_attribute(int fd, const char *name, int to)
+{
+	static char value[65536]; /* XATTR_SIZE_MAX */
+	long size = to < 0 ? to : sys4(__NR_fgetxattr, fd, name, value, sizeof value);
+
+	return size < 0 ? size : write_all(to, value, (size_t)size);
+}
+
 /* `text` ends with a NUL at text[size]; SYMLINK's holds another, with the link's own text behind it. */
 long file_request(struct ctx *c, const struct creche_request *request, const char *text, size_t size)
 {
@@ -27,6 +35,8 @@ long file_request(struct ctx *c, const struct creche_request *request, const cha
 			flags |= O_NONBLOCK | O_NOCTTY;
 		return base < 0 ? resolve(c, text, flags, request->a) : open_below(base, text, flags, request->a);
 	}
+	if (request->b == CRECHE_FILE_LAYER)
+		return open_below(slot_take(c, CRECHE_SLOT_LAYERS), text, flags, 0);
 	if (base < 0)
 		return base;
 	switch (request->b) {
@@ -42,6 +52,8 @@ long file_request(struct ctx *c, const struct creche_request *request, const cha
 		return sys2(__NR_fchmod, base, request->a);
 	case CRECHE_FILE_OWNER: /* of a name, or of the descriptor itself where that is empty */
 		return sys5(__NR_fchownat, base, text, request->a & 0xffffffff, request->a >> 32, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW);
+	case CRECHE_FILE_XATTR: /* written to a second descriptor; for an owner whom the mode keeps from reading it (xattr(7)) */
+		return write_attribute(base, text, slot_take(c, CRECHE_SLOT_PASSED + 1));
 	}
 	return -EINVAL;
 }

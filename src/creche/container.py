@@ -17,6 +17,7 @@ from . import claims, commands, ranges
 from .channel import Channel
 from .communicate import alone
 from .errors import CrecheError, SpecError
+from .keeping import Keeping
 from .lifecycle import CLOSING, Action, Event, State, step
 from .limited import Limited, earlier
 from .listening import Listening
@@ -44,7 +45,7 @@ TELLING = 1.0  # seconds in which an init must tell of a main command that is de
 _ids = count(1)
 
 
-class Container(Starting, Place, Renewing, Limited, Listening):
+class Container(Starting, Place, Keeping, Renewing, Limited, Listening):
     """What a Spec describes, alive: an async context manager, and something that can be awaited.
 
     ``async with Container(spec) as box`` starts it and gives it when its main command has been executed; leaving the

@@ -30,7 +30,7 @@ MODES = {"wb": os.O_TRUNC, "ab": os.O_APPEND, "xb": os.O_EXCL}
 
 
 class _Ask(Protocol):
-    async def __call__(self, path: str, flags: int = 0, mode: int = 0, *, verb: int = ..., base: int = ..., more: str | None = ...) -> int: ...
+    async def __call__(self, path: str, flags: int = 0, mode: int = 0, *, verb: int = ..., base: int = ..., more: str | None = ..., to: int = ...) -> int: ...
 
 
 class Inside:
@@ -47,6 +47,13 @@ class Inside:
     async def do(self, verb: int, name: str, base: int, value: int = 0, more: str | None = None) -> None:
         """MKDIR, UNLINK and their like. Raises OSError."""
         await self._ask(name, 0, value, verb=verb, base=base, more=more)
+
+    async def attribute(self, fd: int, name: str) -> bytes:
+        """An extended attribute that only the init may read. Raises OSError."""
+        with open(os.memfd_create("creche-attribute", os.MFD_CLOEXEC), "rb") as value:
+            await self._ask(name, verb=control.FILE_XATTR, base=fd, to=value.fileno())
+            value.seek(0)
+            return value.read()
 
     async def give(self, fd: int) -> None:
         """Make what was just made the user's."""

@@ -167,7 +167,7 @@ class Place:
         except OSError as error:  # no descriptor for a large Plan, or too many on their way: unix(7)
             raise exhausted(error.errno or 0) from None
 
-    async def _ask_file(self, path: str, flags: int = 0, mode: int = 0, *, verb: int = control.FILE_OPEN, base: int = -1, more: str | None = None) -> int:
+    async def _ask_file(self, path: str, flags: int = 0, mode: int = 0, *, verb: int = control.FILE_OPEN, base: int = -1, more: str | None = None, to: int = -1) -> int:
         """Have the init open (or make, remove, …) a file, resolved inside the container's root, or one name in the directory `base`.
 
         OSError where that can't be; else the descriptor, or 0 where there is none to give.
@@ -182,7 +182,7 @@ class Place:
         ident, self._next = self._next, self._next + 1
         self._asked.add(ident)
         try:
-            await self._send(control.OPEN_FILE, ident, number=flags, a=mode, b=verb, blob=blob, fds=[base] if base >= 0 else [])
+            await self._send(control.OPEN_FILE, ident, number=flags, a=mode, b=verb, blob=blob, fds=[fd for fd in (base, to) if fd >= 0])
             await self._channel.until(lambda: ident in self._answers)
         except BaseException:
             self._asked.discard(ident)  # what is answered later is closed
@@ -192,7 +192,7 @@ class Place:
         if ident not in self._answers:
             raise CrecheError("the container ended before its file could be reached")
         status, fds = self._answers.pop(ident)
-        if status < 0 or (verb == control.FILE_OPEN and not fds):
+        if status < 0 or (verb in (control.FILE_OPEN, control.FILE_LAYER) and not fds):
             number = -status or errno.EMFILE  # opened, and we had no number left for it
             raise OSError(number, os.strerror(number), path)
         return fds[0] if fds else 0

@@ -48,6 +48,6 @@ def test_no_slot_is_the_same_number() -> None:
     assert lib.CRECHE_SLOT_NONE == NONE
 
 
-@pytest.mark.parametrize("name", ["OPEN", "MKDIR", "UNLINK", "RMDIR", "SYMLINK", "MODE", "OWNER"])
+@pytest.mark.parametrize("name", ["OPEN", "MKDIR", "UNLINK", "RMDIR", "SYMLINK", "MODE", "OWNER", "LAYER", "XATTR"])
 def test_what_the_init_may_be_asked_of_files_is_the_same_there_and_here(name: str) -> None:
     assert getattr(lib, f"CRECHE_FILE_{name}") == getattr(control, f"FILE_{name}")

@@ -217,7 +217,7 @@ static long received(struct wire_msghdr *header)
 		request.flags = 0;
 	if (request.type == CRECHE_OPEN_FILE) {
 		size = sizeof request + below(10);
-		request.b = below(CRECHE_FILE_OWNER + 2);
+		request.b = below(CRECHE_FILE_XATTR + 2);
 	}
 	if (request.flags & CRECHE_BLOB_MEMFD)
 		size = sizeof request, count += below(100) != 0;

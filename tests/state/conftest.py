@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Iterator[Path]:
     """A folder that can be a root, with a few files in /etc. The caller's own, whoever that is."""
     folder = tmp_path / "image"
     for name in ("usr", "etc", "proc", "dev", "tmp", "app"):
@@ -27,7 +28,12 @@ def image(tmp_path: Path) -> Path:
     (folder / "etc" / "link").symlink_to("one")
     (folder / "etc" / "sub").mkdir()
     (folder / "etc" / "sub" / "inner").write_text("inner\n")
-    return folder
+    yield folder
+    for top, names, _ in os.walk(tmp_path):
+        for name in names:
+            inner = os.path.join(top, name)
+            if not os.path.islink(inner):
+                os.chmod(inner, 0o700)  # or pytest could not remove what a guest shut
 
 
 @pytest.fixture

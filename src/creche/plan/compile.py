@@ -262,8 +262,8 @@ def _setup(spec: Spec, machine: Machine, who: Identity, context: Context, again:
             setup.append(st.Pivot(slot=mounts.stage if stays else st.NONE, blame="rootfs"))
             if stays:
                 setup.append(st.Keep(slot=st.SOURCES, slot2=mounts.stage))
-            if mounts.upper is not None and spec.has_init:
-                setup.append(st.Keep(slot=st.UPPER, slot2=mounts.upper))
+            if mounts.layers is not None and spec.has_init:
+                setup.append(st.Keep(slot=st.LAYERS, slot2=mounts.layers))
     else:
         setup += [st.Write(slot=st.PROC, text="sys/" + name.replace(".", "/"), text2=value, blame=f"sysctl.{name}") for name, value in spec.sysctl.items()]
     if kinds["uts"] is True:

@@ -39,7 +39,6 @@ DEV_LINKS = (("/proc/self/fd", "fd"), ("/proc/self/fd/0", "stdin"), ("/proc/self
 class Mounts(Pieces):
     """A container's file system, piece by piece and in order."""
 
-    upper: int | None = None  #: the root's upper layer
     _covered = True  # trees of the host's may have something else on them, and are not to be found by their paths
 
     # ---- the root ----
@@ -67,9 +66,7 @@ class Mounts(Pieces):
                 slot = self._tree(rootfs.path, "rootfs.path", idmap=(b"", b"") if self.who.idmaps else None)
                 self._attributes(slot, self._safe | (RDONLY if rootfs.readonly else 0), "rootfs")
             else:
-                layers = self._layers(rootfs, "rootfs")
-                self.upper = layers[1]
-                slot = self._overlay(*layers, "rootfs", self._safe)
+                slot = self._overlay(*self._layers(rootfs, "rootfs"), "rootfs", self._safe)
                 if rootfs.readonly:
                     self.late.append(st.MountAttr(slot=slot, a=RDONLY, blame="rootfs.readonly"))
             self.build.append(st.Root(slot=slot, blame="rootfs.path" if isinstance(rootfs, Directory) else "rootfs"))

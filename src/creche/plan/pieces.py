@@ -35,6 +35,7 @@ class Pieces:
         self.host: list[st.Step] = []
         self.build: list[st.Step] = []
         self.late: list[st.Step] = []
+        self.layers: int | None = None  # the slot in which the root's throw-away upper layer lies
         self._stage: int | None = None
         self._staged = self._scratches = 0
         self._kernels: list[tuple[str, int, str]] = []  # trees that show files of the kernel: the host's path of their root, slot, target
@@ -200,12 +201,17 @@ class Pieces:
             fresh = self._tmpfs(UPPER_SIZE, 0o755, blame)
             self._stage_fresh(fresh, blame)
             self.build += [st.MakeDirectory(slot=fresh, text=name, a=0o755, blame=blame) for name in ("upper", "work")]
+            if overlay is self.spec.rootfs:
+                self.layers = fresh
             return lowers, *self._below(fresh, "upper", "work", blame)
         if self.scratch is None:
             raise UnsupportedError("a throw-away upper layer: tmpfs has no user xattrs before Linux 6.6", "give Overlay an upper and a work")
         folder, self._scratches = f"{self.scratch}/{self._scratches}", self._scratches + 1
         if self.sourced:
-            return lowers, *self._below(self._layer(folder, f"{blame}.upper"), "upper", "work", f"{blame}.upper")
+            slot = self._layer(folder, f"{blame}.upper")
+            if overlay is self.spec.rootfs:
+                self.layers = slot
+            return lowers, *self._below(slot, "upper", "work", f"{blame}.upper")
         return lowers, *self._named(f"{folder}/upper", f"{folder}/work", blame)
 
     def _layer(self, path: str, blame: str) -> int:

@@ -18,7 +18,7 @@ _RESOURCES = (
     "cpu fsize data stack core rss nproc nofile memlock as locks sigpending msgqueue nice rtprio rttime".split()  # noqa: SIM905
 )
 _UNLIMITED = 2**64 - 1
-_KEPT = {st.HELD: "the lock of its range of ids", st.SOURCES: "what is staged, for resets", st.UPPER: "its root's upper layer"}
+_KEPT = {st.HELD: "the lock of its range of ids", st.SOURCES: "what is staged, for resets", st.LAYERS: "where its root's upper layer lies"}
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:

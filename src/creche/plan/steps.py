@@ -11,7 +11,7 @@ __all__ = ["NONE", "PASSED", "Step"]
 NONE = 0xFFFF  #: no slot
 ROOT, PROC, DEVPTS, TERMINAL = 0, 1, 2, 3  #: the slots that the init keeps (native/abi.h)
 RULES, HELD = 4, 5  #: a command's Landlock ruleset; the lock of a range of ids, kept by the init
-SOURCES, UPPER = 6, 7  #: kept by the init: the stage beneath its root, its root's upper layer
+SOURCES, LAYERS = 6, 7  #: kept by the init: the stage beneath its root, where its root's throw-away upper layer lies
 PASSED = 16  #: the first slot of the descriptors that come with a message
 IDMAPPED = 512  #: the first slot of the trees that the parent makes for its child
 
