@@ -92,6 +92,7 @@ class Machine:
     unprivileged_userns_clone: int | None = None  # Debian's, 0 forbids
     apparmor_restrict_userns: int | None = None  # Ubuntu's, 1 forbids to all but named profiles
     apparmor_label: str | None = None  # what confines us, "unconfined" included; None without AppArmor
+    selinux: bool = False  # in force: its file system is one that the kernel knows
     memfd_noexec: int = 0
     io_uring_disabled: int | None = None
 
@@ -276,6 +277,7 @@ def _read(_pid: int, uids: tuple[int, int, int], gids: tuple[int, int, int]) -> 
             "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
         ),
         apparmor_label=surroundings.apparmor_label(),
+        selinux="\tselinuxfs\n" in surroundings.text("/proc/filesystems"),
         memfd_noexec=surroundings.number("/proc/sys/vm/memfd_noexec") or 0,
         io_uring_disabled=surroundings.number("/proc/sys/kernel/io_uring_disabled"),
         chrooted=bool(mounts) and "/" not in {mount.point for mount in mounts},

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Set
 
 from attrs import frozen
 
-from ..errors import SpecError
+from ..errors import SpecError, UnsupportedError
 from ..machine import CAPABILITIES, Machine
 from ..spec.filesystem import HostView
 from ..spec.spec import Spec
@@ -112,6 +112,8 @@ def command_steps(
     mask = sum(1 << CAPABILITIES.index(name) for name in security.capabilities)
     steps.append(st.KeepCaps())
     steps += _ids(spec, machine, who, account)
+    if security.selinux is not None and not machine.selinux:
+        raise UnsupportedError("security.selinux: SELinux is not in force in this kernel", "boot with it (selinux=1 security=selinux), or leave the field out")
     for label, path, field in ((security.apparmor, "self/attr/apparmor/exec", "apparmor"), (security.selinux, "self/attr/exec", "selinux")):
         if label is not None:
             text = f"exec {label}" if field == "apparmor" else label
