@@ -16,7 +16,7 @@ from jeepney.low_level import HeaderFields, Message, Parser
 from creche.cgroups import choose, find_place, find_place_async, reset, systemd
 from creche.cgroups.applying import cpulist
 from creche.cgroups.dbus import connected
-from creche.cgroups.hierarchy import memberships, standings
+from creche.cgroups.hierarchy import Hierarchy, Standing, memberships, standings
 from creche.cgroups.place import Place
 from creche.errors import CgroupError, UnsupportedError
 from creche.spec import Limits
@@ -78,12 +78,13 @@ def test_lists_of_processors() -> None:
 
 @pytest.fixture
 def proc(tmp_path: Path) -> Callable[[str, str], Place]:
-    """survey() of a made-up /proc/self."""
+    """What a made-up /proc/self gives, systemd apart."""
 
     def make(mountinfo: str, cgroup: str, asked: str | None = None) -> Place:
         (tmp_path / "mountinfo").write_text(mountinfo)
         (tmp_path / "cgroup").write_text(cgroup)
-        return choose.survey(asked, str(tmp_path))
+        place = choose.here(asked, str(tmp_path))
+        return place if place.usable else choose.older(place, asked, str(tmp_path))
 
     return make
 
@@ -100,6 +101,46 @@ EVERYTHING = Limits(
     cpuset_mems="0",
     hugetlb={"2MB": "4M"},
 )
+
+
+@pytest.mark.parametrize("asks", ["scope", "none"])
+async def test_systemd_is_asked_before_version_1_is_taken(monkeypatch: pytest.MonkeyPatch, asks: str) -> None:
+    """A machine of version 2 may have some version 1 hierarchy mounted, too."""
+    scope = Place("systemd", (Hierarchy(2, "/scope", frozenset({"memory"}), "/"),))
+    old = Place("v1", (Hierarchy(1, "/old", frozenset({"memory"}), "/"),))
+
+    async def ask(near: Place, **_: object) -> Place:
+        return scope if asks == "scope" else near
+
+    monkeypatch.setattr(choose, "_found", {})
+    monkeypatch.setattr(choose, "here", lambda asked: Place("none"))
+    monkeypatch.setattr(choose, "_systemd", ask)
+    monkeypatch.setattr(choose, "older", lambda near, asked: old)
+    assert await find_place_async({}) is (scope if asks == "scope" else old)
+
+
+async def test_systemd_is_not_asked_where_its_scopes_have_no_controllers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "cgroup.controllers").write_text("hugetlb misc\n")
+    standing = Standing(2, str(tmp_path), str(tmp_path), frozenset(), False)
+    monkeypatch.setattr(choose, "_found", {})
+    monkeypatch.setattr(choose, "_standings", lambda proc: [standing])
+    monkeypatch.setattr(systemd, "absent", lambda environ: None)
+    monkeypatch.setattr(systemd, "delegates", None)  # to ask would be a TypeError
+    place = await find_place_async({})
+    assert not place.usable and any("no controllers here" in reason for reason in place.reasons)
+
+
+@pytest.mark.parametrize(("controllers", "worth"), [("memory", True), ("freezer", False)])
+def test_a_version_1_hierarchy_without_anything_to_limit_is_no_place(
+    proc: Callable[..., Place], tmp_path: Path, controllers: str, worth: bool
+) -> None:
+    point = tmp_path / "one"
+    point.mkdir()
+    mount, member = f"41 31 0:38 / {point} rw - cgroup cgroup rw,{controllers}\n", f"3:{controllers}:/\n"
+    assert proc(mount, member).usable is worth
+    assert proc(mount, member, "v1").usable  # unless it is asked for
 
 
 @pytest.mark.parametrize("mounts", ["", HYBRID], ids=["nothing mounted", "nothing there"])

@@ -30,7 +30,8 @@ def reset() -> None:
 def find_place(environ: Mapping[str, str] = os.environ) -> Place:
     """The place for this process's cgroups; never raises for want of one, as `Place.create` says what is missing.
 
-    Asks systemd over D-Bus where nothing nearer serves; that takes some 20 ms, once. On a loop use `find_place_async`.
+    In this order: version 2 where we stand; a scope that systemd is asked for over D-Bus, which takes some 20 ms, once;
+    version 1's hierarchies. On a loop use `find_place_async`.
     Raises CgroupError where $CRECHE_CGROUP names no place.
     """
     if (known := _known(environ)) is not None:
@@ -55,19 +56,22 @@ async def find_place_async(environ: Mapping[str, str] = os.environ) -> Place:
     """As `find_place`, for whoever is on a loop: asyncio, uvloop or trio."""
     if (known := _known(environ)) is not None:
         return known
+    asked = environ.get(VARIABLE)
     with _lock:
-        near = survey(environ.get(VARIABLE))
-    if near.kind == "none" and environ.get(VARIABLE, "systemd") in ("systemd", "delegated"):
-        near = await _systemd(near, asked=environ.get(VARIABLE), environ=environ)
-    return _found.setdefault((os.getpid(), environ.get(VARIABLE)), near)
+        place = here(asked)
+    if not place.usable and asked in (None, "systemd", "delegated"):
+        place = await _systemd(place, asked=asked, environ=environ)
+    if not place.usable:
+        place = older(place, asked)
+    return _found.setdefault((os.getpid(), asked), place)
 
 
 def _known(environ: Mapping[str, str]) -> Place | None:
     return _found.get((os.getpid(), environ.get(VARIABLE)))
 
 
-def survey(asked: str | None = None, proc: str = "/proc/self", told: str | None = None) -> Place:
-    """The nearest place that needs nobody's help; kind "none", with the reasons, where there is none.
+def here(asked: str | None = None, proc: str = "/proc/self", told: str | None = None) -> Place:
+    """Version 2 where we stand, which needs nobody's help; kind "none", with the reasons, where that is no place.
 
     *told* is the unit whose cgroup systemd itself calls delegated, where it leaves no mark on the cgroup.
     """
@@ -75,36 +79,42 @@ def survey(asked: str | None = None, proc: str = "/proc/self", told: str | None 
         if not asked.startswith("/"):
             raise CgroupError(f"{VARIABLE}={asked!r}", hint=f"a path, or one of {', '.join(KINDS)}")
         return _given(asked)
-    here = _standings(proc)
-    two = next((s for s in here if s.version == 2), None)
-    reasons: list[str] = []
     if asked in ("none", "systemd"):
         return Place("none", reasons=(f"{VARIABLE} is {asked!r}",), hint=f"unset {VARIABLE}")
-    if asked in (None, "v2", "delegated", "container") and two is not None:
-        unit = two.own if told and two.own and os.path.basename(two.own) == told else None
-        found = room.below(two, told=unit)
-        if found.folder is not None:
-            hierarchy = Hierarchy(2, found.folder, found.controllers, two.point)
-            kind = room.kind(two, found.folder)
-            if asked in (None, kind) and found.controllers & room.WORTH:
-                return Place(kind, (hierarchy,), found.moved)
-            reasons.append(
-                f"{found.folder} is a {kind} place with {' '.join(found.controllers) or 'nothing'}"
-            )
-        reasons += found.reasons
+    two = _two(_standings(proc))
+    if two is None or asked in ("hybrid", "v1"):
+        return Place("none", hint=room.remedy(two))
+    unit = two.own if told and two.own and os.path.basename(two.own) == told else None
+    found = room.below(two, told=unit)
+    reasons = found.reasons
+    if found.folder is not None:
+        kind = room.kind(two, found.folder)
+        if asked in (None, kind) and found.controllers & room.WORTH:
+            return Place(kind, (Hierarchy(2, found.folder, found.controllers, two.point),), found.moved)
+        has = " ".join(sorted(found.controllers)) or "no controllers"
+        reasons = (f"{found.folder} is a {kind} place with {has}", *reasons)
+    return Place("none", reasons=reasons, hint=room.remedy(two))
+
+
+def older(near: Place, asked: str | None = None, proc: str = "/proc/self") -> Place:
+    """Version 1's hierarchies where they are ours to write, with version 2's beside them; else *near*, with the reasons."""
+    standing, reasons = _standings(proc), list(near.reasons)
     if asked in (None, "hybrid", "v1"):
-        one = [
-            Hierarchy(1, s.own, s.controllers, s.point) for s in here if _writable_v1(s, reasons) and s.own
-        ]
-        if one:
-            unified = _unified(two) if asked != "v1" else None
+        ours = [s for s in standing if _writable_v1(s, reasons)]
+        one = [Hierarchy(1, s.own, s.controllers, s.point) for s in ours if s.own]
+        if one and (asked is not None or any(h.controllers & room.WORTH for h in one)):
+            unified = _unified(_two(standing)) if asked != "v1" else None
             if unified is not None:
                 return Place("hybrid", (unified, *one), reasons=tuple(reasons))
             if asked != "hybrid":
                 return Place("v1", tuple(one), reasons=tuple(reasons))
-    if not here:
+    if not standing:
         reasons.append("no cgroup file system is mounted")
-    return Place("none", reasons=tuple(dict.fromkeys(reasons)), hint=room.remedy(two))
+    return Place("none", reasons=tuple(dict.fromkeys(reasons)), hint=near.hint)
+
+
+def _two(standing: list[Standing]) -> Standing | None:
+    return next((s for s in standing if s.version == 2), None)
 
 
 def _standings(proc: str) -> list[Standing]:
@@ -160,9 +170,12 @@ async def _systemd(near: Place, *, asked: str | None, environ: Mapping[str, str]
         return _scope(near)
     if (why := systemd.absent(environ)) is not None:
         return _because(near, why)
+    two = _two(_standings("/proc/self"))
+    if two is None or not room.controllers(two.point) & room.WORTH:
+        return _because(near, "systemd's scopes have no controllers here: they are version 1's")
     try:
         if asked != "systemd" and await systemd.delegates(environ, name):
-            near = survey(asked, told=name)
+            near = here(asked, told=name)
         if near.usable or asked == "delegated":
             return near
         if name.endswith(".service") and asked is None:
@@ -176,7 +189,7 @@ async def _systemd(near: Place, *, asked: str | None, environ: Mapping[str, str]
 
 def _scope(near: Place) -> Place:
     """The place in the scope that we are in."""
-    inside = survey()
+    inside = here()
     if inside.usable:
         return Place("systemd", inside.hierarchies, inside.moved, near.reasons)
     return _because(inside, "systemd made a scope that gives no room", near.hint)

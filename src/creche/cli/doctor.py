@@ -71,7 +71,8 @@ def _cgroup() -> tuple[str | Limitation, tuple[str, ...]]:
         return Limitation(why, place.hint or ""), ()
     where = f"{place.kind}: {place.hierarchies[0].folder}"
     moved = f" (this process was moved to {place.moved})" if place.moved else ""
-    return where + moved, tuple(place.controllers())
+    passed = f" (nothing nearer: {'; '.join(place.reasons)})" if place.reasons else ""
+    return where + moved + passed, tuple(place.controllers())
 
 
 def _first_container() -> str | Limitation:
