@@ -336,6 +336,19 @@ def _disk() -> str | None:
     return None
 
 
+@_need("swap")
+def _swap() -> str | None:
+    """A file that is ours to swap to for a while: no test switches the machine's own swap."""
+    return None if "CRECHE_SWAP" in os.environ else "a file to swap to in $CRECHE_SWAP, as the guests have it"
+
+
+@_need("hugetlb")
+def _hugetlb() -> str | None:
+    if not os.path.isdir("/sys/kernel/mm/hugepages/hugepages-2048kB"):
+        return "huge pages of 2 MB in the kernel"
+    return None if "hugetlb" in Path("/proc/cgroups").read_text() else "the hugetlb controller in the kernel"
+
+
 def disk_folder() -> str:
     """Where a test's file lies on a disk: $CRECHE_DISK, or /var/tmp."""
     return os.environ.get("CRECHE_DISK", "/var/tmp")

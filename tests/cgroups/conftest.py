@@ -19,7 +19,12 @@ from needs import disk_folder, needs
 KINDS = ("v2", "systemd", "delegated", "container", "hybrid", "v1")
 
 
-@pytest.fixture(params=[pytest.param(kind, marks=needs(f"place-{kind}")) for kind in KINDS])
+def kinds(*names: str) -> list[object]:
+    """Parameters for `place`: these kinds, each where it is to be had."""
+    return [pytest.param(kind, marks=needs(f"place-{kind}")) for kind in names]
+
+
+@pytest.fixture(params=kinds(*KINDS))
 def place(request: pytest.FixtureRequest) -> Place:
     """Each kind of place in turn; those that are not here are told at the end of the run."""
     return find_place({**os.environ, "CRECHE_CGROUP": request.param})

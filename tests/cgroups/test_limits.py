@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+from cgroups.conftest import kinds
 
 from creche.cgroups import Group, Place
+from creche.cgroups.devices import weighing
 from creche.errors import CgroupError, UnsupportedError
 from creche.spec import Limits
 from needs import needs
@@ -245,7 +248,7 @@ def test_writes_that_version_1_cannot_hold_are_refused(place: Place, tmp_path: o
 
 
 def test_swap_is_limited_too(place: Place, group: Make) -> None:
-    """Seen set, not seen biting: no machine here has swap."""
+    """Seen set where there is no swap; the next test sees it biting."""
     box = group(memory="24M", swap="8M")
     home = place.home("memory")
     assert home is not None
@@ -259,7 +262,70 @@ def test_swap_is_limited_too(place: Place, group: Make) -> None:
         assert not os.path.exists(path)
 
 
+@pytest.fixture
+def swap() -> Iterator[None]:
+    """A file to swap to, which a guest made and keeps switched off: with swap, a limit of memory alone kills later."""
+    subprocess.run(["swapon", os.environ["CRECHE_SWAP"]], check=True)
+    yield
+    subprocess.run(["swapoff", os.environ["CRECHE_SWAP"]], check=True)
+
+
+@needs("root", "swap")
+@pytest.mark.parametrize(("limit", "most"), [("8M", 8 << 20), (0, 0)], ids=["some", "none"])
+@pytest.mark.parametrize("place", kinds("v2", "systemd", "container"), indirect=True)
+def test_swap_is_bounded(group: Make, start: Callable, swap: None, limit: object, most: int) -> None:
+    box, control = group(memory="24M", swap=limit), group(memory="24M")
+    sub = box.command("main")
+    bomb = start(sub, TOUCH.format(64))
+    seen = []
+    while bomb.poll() is None:
+        figures = box.stats().memory
+        assert figures is not None
+        seen.append(figures.swap or 0)
+    assert (bomb.wait(), sub.oom_kills()) == (-9, 1)
+    assert max(seen) <= most
+    held = control.command("main")
+    assert start(held, TOUCH.format(64)).told() == "held", (
+        "without the limit, what does not fit is swapped out"
+    )
+    figures = control.stats().memory
+    assert figures is not None and (figures.swap or 0) > 32 << 20
+
+
+HUGE = """
+import mmap, errno
+try:
+    mmap.mmap(-1, 4 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)  # MAP_HUGETLB
+except OSError as error:
+    print(errno.errorcode[error.errno], flush=True)
+else:
+    print("mapped", flush=True)
+"""
+
+
+@needs("hugetlb")
+def test_huge_pages_are_bounded(place: Place, group: Make, start: Callable) -> None:
+    """Counted by the kernel as refused for the limit's sake, so that it shows where there is no free huge page, too."""
+    if not modern(place, "hugetlb"):
+        with pytest.raises(UnsupportedError, match=r"limits\.hugetlb"):
+            group(hugetlb={"2MB": "2M"})
+        return
+    held, free = group(hugetlb={"2MB": "2M"}), group(hugetlb={"2MB": "8M"})
+    told = [start(box.command("main"), HUGE).told() for box in (held, free)]
+    refused = []
+    for box in (held, free):
+        with open(f"{box.unified}/hugetlb.2MB.events", encoding="ascii") as file:
+            refused.append(int(file.read().split()[1]))
+    assert told[0] == "ENOMEM"
+    assert refused == [1, 0]
+    with open("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", encoding="ascii") as file:
+        assert told[1] == ("mapped" if int(file.read()) >= 2 else "ENOMEM")
+
+
 def test_a_disk_without_weights_is_refused(place: Place) -> None:
+    if modern(place, "io") and weighing():
+        place.create("t", Limits(io_weight=200)).remove()
+        return
     with pytest.raises(UnsupportedError, match=r"limits\.io_weight"):
         place.create("t", Limits(io_weight=200))
 

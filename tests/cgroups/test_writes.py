@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from creche.cgroups import v1, v2
+from creche.cgroups.devices import weighing
 from creche.cgroups.owner import orphaned, prefix
 from creche.cgroups.quota import quota_and_period, shares
 from creche.errors import SpecError, UnsupportedError
@@ -41,10 +44,12 @@ def test_version_2() -> None:
         ("hugetlb.2MB.max", "4194304"),
         ("hugetlb.2MB.rsvd.max", "4194304"),
     ]
-    more = v2.writes(Limits(memory_high="1M", oom_group=True, io_weight=50), {}, everything)
+    weighing = ("bfq.weight", "weight")
+    more = v2.writes(Limits(memory_high="1M", oom_group=True, io_weight=50), {}, everything, weighing)
     assert [(w.file, w.value) for w in more] == [
         ("memory.high", "1048576"),
         ("memory.oom.group", "1"),
+        ("io.bfq.weight", "default 50"),
         ("io.weight", "default 50"),
     ]
 
@@ -64,6 +69,28 @@ def test_version_1() -> None:
         ("hugetlb.2MB.limit_in_bytes", "4194304"),
         ("hugetlb.2MB.rsvd.limit_in_bytes", "4194304"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "qos", "expected"),
+    [
+        ("none mq-deadline [bfq]", None, ("bfq.weight",)),
+        ("[none] mq-deadline bfq", "8:0 enable=1 ctrl=auto", ("weight",)),
+        ("[bfq] none", "8:0 enable=1", ("bfq.weight", "weight")),
+        ("[none] bfq", "8:0 enable=0", ()),
+        ("[none] bfq", None, ()),
+    ],
+)
+def test_a_weight_goes_where_a_disk_reads_it(
+    tmp_path: Path, scheduler: str, qos: str | None, expected: tuple[str, ...]
+) -> None:
+    """BFQ reads io.bfq.weight and ignores io.weight, which is io.cost's (bfq-iosched.rst, cgroup-v2.rst)."""
+    (tmp_path / "block/sda/queue").mkdir(parents=True)
+    (tmp_path / "block/sda/queue/scheduler").write_text(scheduler)
+    if qos is not None:
+        (tmp_path / "fs/cgroup").mkdir(parents=True)
+        (tmp_path / "fs/cgroup/io.cost.qos").write_text(qos)
+    assert weighing(str(tmp_path)) == expected
 
 
 def test_each_hierarchy_gets_only_what_is_its_own() -> None:

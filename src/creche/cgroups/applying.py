@@ -34,10 +34,11 @@ CONTROLLER_OF = {
 }
 """The controller each field of Limits needs; cpu_period goes with cpus, and cpu_time has no control: it is watched."""
 
+_WEIGHTS = "switch a disk's scheduler to bfq, or enable io.cost (io.cost.qos)"
 MISSING = {
     "memory.swap.max": "boot with swapaccount=1, or have the machine without swap",
     "memory.memsw.limit_in_bytes": "boot with swapaccount=1, or have the machine without swap",
-    "io.weight": "switch a disk's scheduler to bfq, or enable io.cost (io.cost.qos)",
+    "io.bfq.weight": "a kernel with CONFIG_BFQ_GROUP_IOSCHED",
     "io.max": "a kernel with CONFIG_BLK_DEV_THROTTLING",
 }
 
@@ -81,12 +82,17 @@ def apply(
     Raises UnsupportedError for what this kernel has no control for, CgroupError for a refusal.
     """
     numbers = {path: devices.device(path) for path in limits.io or {}}
+    weighing = devices.weighing() if limits.io_weight is not None else ()
     undo: list[tuple[str, str]] = []
     try:
         for hierarchy, folder in folders.items():
             one, offers = hierarchy.version == 1, hierarchy.offers
+            if limits.io_weight is not None and not one and offers("io") and not weighing:
+                raise UnsupportedError("limits.io_weight: no disk here is scheduled by weight", hint=_WEIGHTS)
             for write in (
-                v1.writes(limits, numbers, before, offers) if one else v2.writes(limits, numbers, offers)
+                v1.writes(limits, numbers, before, offers)
+                if one
+                else v2.writes(limits, numbers, offers, weighing)
             ):
                 under = [sub[hierarchy] for sub in subs if hierarchy in sub] if one else []
                 _put(write, folder, under, one, None if before is None else undo)
@@ -101,10 +107,6 @@ def apply(
 def _put(write: Write, folder: str, subs: list[str], one: bool, undo: list[tuple[str, str]] | None) -> None:
     if write.controller == "cpuset":
         _within(write, folder, one)
-    if write.file == "io.weight" and not devices.weighing():
-        raise UnsupportedError(
-            "limits.io_weight: no disk here is scheduled by weight", hint=MISSING["io.weight"]
-        )
     try:
         _write(write, f"{folder}/{write.file}", one, undo)
         if write.controller == "cpuset":

@@ -39,17 +39,21 @@ def device(path: str, sys: str = "/sys") -> str:
     return name
 
 
-def weighing(sys: str = "/sys") -> bool:
-    """Whether any disk is scheduled by BFQ, or io.cost is at work: else io.weight is a number that nobody reads."""
+def weighing(sys: str = "/sys") -> tuple[str, ...]:
+    """The control files of a weight that some disk here goes by: BFQ has one, io.cost another; each ignores the other's."""
+    found = []
     for name in os.listdir(os.path.join(sys, "block")):
-        try:
-            with open(os.path.join(sys, "block", name, "queue/scheduler"), encoding="ascii") as file:
-                if "[bfq]" in file.read():
-                    return True
-        except OSError:
-            continue
+        if "[bfq]" in _text(os.path.join(sys, "block", name, "queue/scheduler")):
+            found.append("bfq.weight")
+            break
+    if "enable=1" in _text(os.path.join(sys, "fs/cgroup/io.cost.qos")):
+        found.append("weight")
+    return tuple(found)
+
+
+def _text(path: str) -> str:
     try:
-        with open(os.path.join(sys, "fs/cgroup/io.cost.qos"), encoding="ascii") as file:
-            return "enable=1" in file.read()
+        with open(path, encoding="ascii") as file:
+            return file.read()
     except OSError:
-        return False
+        return ""

@@ -18,10 +18,12 @@ EVENT_FILES = ("memory.events", "pids.events", "cgroup.events")
 """The files that change, and so wake an inotify watch, when something worth telling happens."""
 
 
-def writes(limits: Limits, devices: Mapping[str, str], offers: Callable[[str], bool]) -> list[Write]:
+def writes(
+    limits: Limits, devices: Mapping[str, str], offers: Callable[[str], bool], weighing: tuple[str, ...] = ()
+) -> list[Write]:
     """The writes that put *limits* in force as far as a hierarchy *offers* their controllers, in their order.
 
-    *devices* names each io key "8:0".
+    *devices* names each io key "8:0", *weighing* the files of weights that some disk goes by.
     """
     out: list[Write] = []
 
@@ -49,7 +51,8 @@ def writes(limits: Limits, devices: Mapping[str, str], offers: Callable[[str], b
         if asked:
             add("io", "max", f"{devices[path]} {asked}", "io")
     if limits.io_weight is not None:
-        add("io", "weight", f"default {limits.io_weight}", "io_weight")
+        for file in weighing:
+            add("io", file, f"default {limits.io_weight}", "io_weight")
     if limits.cpuset is not None:
         add("cpuset", "cpus", limits.cpuset, "cpuset")
     if limits.cpuset_mems is not None:
@@ -68,7 +71,7 @@ def restoring(write: Write, before: str) -> list[str]:
         device = write.value.split(" ")[0]
         old = next((line for line in before.splitlines() if line.startswith(device + " ")), "")
         return [f"{device} rbps=max wbps=max riops=max wiops=max", *([old] if old else [])]
-    if write.file == "io.weight":
+    if write.field == "io_weight":
         return [before.splitlines()[0]] if before else []
     return [before.strip()]
 
