@@ -119,6 +119,7 @@ class Starting:
         if lookup:
             assert self._main is not None
             await self._execute(self._main, spec, plumbing, cgroup_fds, self._context, main=True)
+        self._entered(1)
 
     def _begun(self) -> bool:
         if self._failure is not None:
@@ -167,3 +168,8 @@ class Starting:
             return []
         sub = self._subs[ident] = self._group.command(str(ident), limits)
         return list(sub.fds)
+
+    def _entered(self, ident: int) -> None:
+        """The command runs, or none ever will: nothing enters by its descriptors any more."""
+        if (sub := self._subs.get(ident)) is not None:
+            sub.close()

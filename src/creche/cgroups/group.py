@@ -29,7 +29,6 @@ class Sub:
         self.name = name
         self._group = group
         self._fds: list[int] | None = None
-        self._into: int | None = None
 
     @property
     def folders(self) -> dict[Hierarchy, str]:
@@ -43,20 +42,6 @@ class Sub:
     def own(self) -> dict[Hierarchy, str]:
         """The directories that are its alone."""
         return {hierarchy: folder for hierarchy, folder in self.folders.items() if not hierarchy.flat}
-
-    @property
-    def into_fd(self) -> int | None:
-        """A descriptor for CLONE_INTO_CGROUP where one hierarchy is all there is, else None. `close` closes it."""
-        if self._into is None and self._group.unified is not None and len(self._group.folders) == 1:
-            try:
-                self._into = os.open(
-                    f"{self._group.unified}/{self.name}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
-                )
-            except OSError as error:
-                raise files.failure(
-                    "cannot be opened", f"{self._group.unified}/{self.name}", error
-                ) from error
-        return self._into
 
     @property
     def fds(self) -> list[int]:
@@ -76,12 +61,10 @@ class Sub:
         return self._fds
 
     def close(self) -> None:
-        """Close what `fds` and `into_fd` opened: to be called once the command is inside."""
+        """Close what `fds` opened: to be called once the command is inside."""
         for fd in self._fds or ():
             os.close(fd)
-        if self._into is not None:
-            os.close(self._into)
-        self._fds = self._into = None
+        self._fds = None
 
     def enter(self, pid: int) -> None:
         """Move the process *pid* (0: the caller) here, for those that were not born here. Raises CgroupError."""
