@@ -25,6 +25,7 @@ GUEST_NEEDS = {
     "cgroup2",
     "systemd",
     "systemd-user",
+    "swap",
     "place-v2",
     "place-systemd",
     "place-delegated",
@@ -53,6 +54,9 @@ class Results:
             self.notes[place] = f"not run: {record['not-run']}"
         elif "place-failed" in record:
             self.notes[place] = f"its run ended with status {record['place-failed']}"
+        elif "lacks" in record:  # collected only
+            self.note(place, record["test"], "skipped" if record["lacks"] else "passed", "")
+            self.needs.setdefault(record["test"], record["needs"])
         elif record["outcome"] == "started":
             running[record["test"]] = record["reason"]
         else:

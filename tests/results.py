@@ -3,6 +3,7 @@
 A line is written when a test starts and another when it ends: a test that takes the whole run down with it is known by
 its first line. `CRECHE_RESULTS` names the file; `CRECHE_ONLY` names a file of test ids, one a line, to run only those; with
 `CRECHE_RESUME` the tests that the file of results knows already are left out: a run goes on where another broke off.
+With `--collect-only` one line a test says whether this place lacks what the test needs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from needs import missing
 
 
 class Results:
@@ -32,6 +35,13 @@ class Results:
             self._needs[item.nodeid] = [name for mark in item.iter_markers("needs") for name in mark.args]
             if item.get_closest_marker("guest"):
                 self._needs[item.nodeid].append("guest")
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        if session.config.option.collectonly:
+            for item in session.items:
+                named = [name for mark in item.iter_markers("needs") for name in mark.args]
+                lacks = any(missing(name) is not None for name in named)
+                self._write(test=item.nodeid, lacks=lacks, needs=self._needs[item.nodeid])
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         if report.failed:

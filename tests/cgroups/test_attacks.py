@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable
 
 import pytest
+from cgroups.conftest import kinds
 
-from creche.cgroups import Group
+from creche.cgroups import Group, Place
 from needs import needs
 
 Make = Callable[..., Group]
@@ -39,7 +40,8 @@ print("end", flush=True)
 
 
 @needs("root")
-def test_the_limit_is_out_of_sight_from_a_namespace_at_the_command(group: Make, start: Callable) -> None:
+@pytest.mark.parametrize("place", kinds("v2", "systemd", "container", "hybrid", "v1"), indirect=True)
+def test_the_limit_is_out_of_sight_from_a_namespace_at_the_command(place: Place, group: Make, start: Callable) -> None:
     """Even for root in the first user namespace: its own cgroup is the root of all it sees, and the limit is above."""
     box = group(memory="64M")
     home = box.home("memory")
