@@ -162,9 +162,9 @@ async def make_group(name: str, limits: Limits) -> Group:
 
 
 def measured(exit: Exit, group: Group, spec: Spec) -> Exit:
-    """An Exit with what the cgroup counted: processor time and peak of everything that was ever in it."""
+    """An Exit with what the cgroup counted: processor time, peak and OOM kills of everything that was ever in it."""
     try:
-        cpu, peak = group.cpu_usage(), group.peak()
+        cpu, peak, kills = group.cpu_usage(), group.peak(), group.oom_kills()
     except (CgroupError, OSError):
         return exit  # removed under our feet
     changes: dict[str, Any] = {}
@@ -181,7 +181,7 @@ def measured(exit: Exit, group: Group, spec: Spec) -> Exit:
         if peak is not None:
             detail["peak"] = peak
     usage = attrs.evolve(exit.usage, scope="container", **changes)
-    return attrs.evolve(exit, usage=usage, limit=limit, detail=detail)
+    return attrs.evolve(exit, usage=usage, limit=limit, oom_kills=max(exit.oom_kills, kills), detail=detail)
 
 
 def usage_of(used: tuple[int, ...], wall: float, alone: bool) -> Usage:

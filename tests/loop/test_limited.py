@@ -1,8 +1,10 @@
-"""What a limited container holds in its supervisor while it lives: no more than one without limits, but for version 1's alarm."""
+"""Limited containers as their supervisor sees them: the descriptors they hold, and what a machine that can't have them says."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import anyio
 import pytest
@@ -62,3 +64,32 @@ async def test_watching_takes_one_more_in_version_1_and_none_in_version_2() -> N
         assert home is not None
         assert seen[1] - seen[0] == (1 if home.version == 1 else 0)
         tasks.cancel_scope.cancel()
+
+
+TRY = """
+import anyio
+from creche import Limits, UnsupportedError, run
+async def main():
+    print((await run(["true"])).exit.ok)
+    try:
+        print((await run(["true"], limits=Limits(memory="64M"))).exit.ok)
+    except UnsupportedError as error:
+        print(error, error.hint)
+anyio.run(main)
+"""
+READ_ONLY = """
+grep -E '^[^ ]+ [^ ]+ cgroup2? ' /proc/self/mounts | while read -r _ point _; do mount -o remount,bind,ro "$point"; done
+exec "$@"
+"""
+
+
+@needs("root")
+def test_where_cgroups_are_mounted_read_only_limits_are_refused_and_nothing_else_is() -> None:
+    told = []
+    for script in ('exec "$@"', READ_ONLY):
+        command = ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", TRY]
+        told.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())
+    writable, readonly = told
+    assert writable == ["True", "True"], "the control: the same, where they are writable"
+    assert readonly[0] == "True"
+    assert "limits.memory" in readonly[1] and "read-only" in readonly[1]
