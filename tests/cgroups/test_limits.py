@@ -273,7 +273,7 @@ def swap() -> Iterator[None]:
 @needs("root", "swap")
 @pytest.mark.parametrize(("limit", "most"), [("8M", 8 << 20), (0, 0)], ids=["some", "none"])
 @pytest.mark.parametrize("place", kinds("v2", "systemd", "container"), indirect=True)
-def test_swap_is_bounded(group: Make, start: Callable, swap: None, limit: object, most: int) -> None:
+def test_swap_is_bounded(swap: None, group: Make, start: Callable, limit: object, most: int) -> None:
     box, control = group(memory="24M", swap=limit), group(memory="24M")
     sub = box.command("main")
     bomb = start(sub, TOUCH.format(64))
