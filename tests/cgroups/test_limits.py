@@ -304,6 +304,7 @@ else:
 
 
 @needs("hugetlb")
+@pytest.mark.parametrize("place", kinds("hybrid", "v1"), indirect=True)  # no guest's kernel has huge pages
 def test_huge_pages_are_bounded(place: Place, group: Make, start: Callable) -> None:
     """Counted by the kernel as refused for the limit's sake, so that it shows where there is no free huge page, too."""
     if not modern(place, "hugetlb"):
