@@ -161,6 +161,18 @@ def _x86_64() -> str | None:
     return None if os.uname().machine == "x86_64" else "a machine with x86-64"
 
 
+@_need("i386")
+def _i386() -> str | None:
+    code = """
+import ctypes, mmap, os
+page = mmap.mmap(-1, 4096, prot=7)
+page[:8] = bytes([0xb8, 20, 0, 0, 0, 0xcd, 0x80, 0xc3])  # mov eax, 20 (getpid); int 0x80; ret
+raise SystemExit(ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))() != os.getpid())
+"""
+    here = os.uname().machine == "x86_64" and subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    return None if here else "a kernel that takes i386's calls (CONFIG_IA32_EMULATION)"
+
+
 @_need("userns")
 def _userns() -> str | None:
     return _tried("")

@@ -164,9 +164,8 @@ async def test_a_fault_of_ours_refuses() -> None:
         assert await box.stdout.receive() == f"{errno.ENOSYS} False\n".encode()
 
 
+@needs("i386")
 async def test_a_call_as_another_processor_is_told_by_number() -> None:
-    if os.uname().machine != "x86_64":
-        pytest.skip("int 0x80 is x86's")
     code = """
 import ctypes, mmap
 page = mmap.mmap(-1, 4096, prot=7)
