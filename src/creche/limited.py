@@ -115,7 +115,10 @@ class Limited:
         self._limited().update(limits)
 
     async def freeze(self) -> None:
-        """Stop every process in it, until `thaw`; the init goes on, so the container still ends with its supervisor."""
+        """Stop every process in it, until `thaw`; the init goes on, so the container still ends with its supervisor.
+
+        It waits for the answer to a call that `syscalls` gave: its caller stops no earlier.
+        """
         group = self._limited()
         group.freeze()
         await group.wait_frozen()

@@ -31,6 +31,7 @@ class Listener:
     def __init__(self, fd: int, filter: Filter) -> None:
         self.filter = filter
         self._fd = fd
+        self._owner = os.getpid()
         # Between an ioctl and the close that gives its number to somebody else; the garbage collector answers dropped calls wherever it runs.
         self._lock = threading.RLock()
 
@@ -48,7 +49,7 @@ class Listener:
     def _told(self, request: int, record: bytes | bytearray) -> bool:
         """Whether the kernel took it: it does not where the call is gone."""
         with self._lock:
-            if self._fd < 0:
+            if self._fd < 0 or os.getpid() != self._owner:  # a fork of the host program drops its copies of our calls
                 return False
             while True:
                 try:
@@ -80,7 +81,7 @@ class Listener:
         What its table or a security module refuses, the caller gets as the errno.
         """
         with self._lock:
-            if self._fd < 0:
+            if self._fd < 0 or os.getpid() != self._owner:
                 return False
             ours = fcntl.fcntl(self._fd, fcntl.F_DUPFD_CLOEXEC, 3)  # no lock is held over what may wait
         try:

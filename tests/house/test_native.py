@@ -8,6 +8,7 @@ import pytest
 from house.house import NATIVE
 
 from creche import _native
+from creche.plan.seccomp.compiler import HANDOVER
 from creche.plan.steps import NONE, STEPS
 from creche.wire import control, encode
 
@@ -51,3 +52,12 @@ def test_no_slot_is_the_same_number() -> None:
 @pytest.mark.parametrize("name", ["OPEN", "MKDIR", "UNLINK", "RMDIR", "SYMLINK", "MODE", "OWNER", "LAYER", "XATTR"])
 def test_what_the_init_may_be_asked_of_files_is_the_same_there_and_here(name: str) -> None:
     assert getattr(lib, f"CRECHE_FILE_{name}") == getattr(control, f"FILE_{name}")
+
+
+@pytest.mark.parametrize("name", ["MAIN", "PTY", "LISTENER"])
+def test_how_a_command_is_to_be_run_is_the_same_there_and_here(name: str) -> None:
+    assert getattr(lib, f"CRECHE_RUN_{name}") == getattr(control, f"RUN_{name}")
+
+
+def test_the_mark_of_a_listener_that_is_handed_over_is_the_same_there_and_here() -> None:
+    assert {compare.argument: compare.value for compare in HANDOVER} == {4: lib.CRECHE_HANDOVER_4, 5: lib.CRECHE_HANDOVER_5}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -406,3 +407,19 @@ tell(mkdirat(b"/tmp/x"))
         assert {await line(box), await line(box)} == {"signal", str(errno.EXDEV)}
         assert [call async for call in box.syscalls()] == []
 
+
+async def test_a_fork_of_the_host_program_answers_nothing_in_our_place() -> None:
+    """It has copies of the calls in our hands, which it drops when it ends."""
+    async with Container(guest("tell(mkdirat(b'/tmp/x'))")) as box:
+        call = await first(box)
+        child = os.fork()
+        if not child:
+            told = 2  # whatever is raised
+            with contextlib.suppress(BaseException):
+                told = int(call.deny())
+                call._answered = False
+                call.__del__()
+            os._exit(told)
+        assert os.waitpid(child, 0)[1] == 0
+        assert call.deny(errno.EXDEV)
+        assert await line(box) == str(errno.EXDEV)

@@ -115,7 +115,14 @@ long creche_record(long nr, long a, long b, long c, long d, long e, long f)
 	case __NR_seccomp: {
 		const struct { unsigned short count; void *filter; } *program = (void *)c;
 		reads(program->filter, program->count * (size_t)8);
-		return ok ? 0 : refuses();
+		return !ok ? refuses() : b & 8 ? some_fd() : 0; /* SECCOMP_FILTER_FLAG_NEW_LISTENER */
+	}
+	case __NR_sendmsg: { /* a listener on its way to the init */
+		const struct wire_msghdr *header = (void *)b;
+		for (size_t i = 0; i < header->msg_iovlen; i++)
+			reads(header->msg_iov[i].base, header->msg_iov[i].size);
+		reads(header->msg_control, header->msg_controllen);
+		return ok ? 1 : refuses();
 	}
 	case __NR_execve: {
 		reads_path(a);
