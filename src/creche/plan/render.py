@@ -118,6 +118,7 @@ class _Namer:
             st.TERMINAL: "its terminal",
         }
         self._trees: list[str] = []
+        self._staged: dict[bytes, str] = {}  # what lies where, until it is taken up from there
 
     def passed(self, plan: Plan) -> None:
         """The trees that the parent made come to the init as the first descriptors, after the range's lock."""
@@ -203,6 +204,7 @@ def _attach(step: st.Step, namer: _Namer) -> tuple[str, str]:
 
 def _stage(step: st.Step, namer: _Namer) -> tuple[str, str]:
     where = f"{namer.name(step.slot2)}/{_shown(step.text)}" if step.text else "the old root, out of sight"
+    namer._staged[step.text] = namer.name(step.slot)
     return "move_mount", f"{namer.name(step.slot)} over {where}"
 
 
@@ -213,7 +215,7 @@ def _root(step: st.Step, namer: _Namer) -> tuple[str, str]:
 
 
 def _link_tree(step: st.Step, namer: _Namer) -> tuple[str, str]:
-    namer._names[step.slot] = _shown(step.text)
+    namer._names[step.slot] = namer._staged.get(step.text, _shown(step.text))
     return "open_tree", f"{_shown(step.text)} of {namer.name(step.slot2)}"
 
 
