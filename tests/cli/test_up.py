@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import signal
 import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cli.project import Folder
 
 from needs import needs
 
@@ -33,49 +27,11 @@ env_file = "web.env"
 """
 
 
-class Folder:
-    """A project in a folder of its own, with a runtime directory of its own."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.env = {**os.environ, "XDG_RUNTIME_DIR": str(path / "run")}
-        self.env.pop("NOTIFY_SOCKET", None)
-        (path / "run").mkdir(mode=0o700)
-        (path / "creche.toml").write_text(PROJECT)
-        (path / "web.env").write_text('NAME="you there"\n')
-
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "creche.cli", *arguments]
-        return subprocess.run(
-            command, check=False, cwd=self.path, env=self.env, capture_output=True, text=True, timeout=60
-        )
-
-    @contextlib.contextmanager
-    def up(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        command = [sys.executable, "-m", "creche.cli", "up", *arguments]
-        with subprocess.Popen(
-            command, cwd=self.path, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        ) as up:
-            try:
-                yield up
-            finally:
-                if up.poll() is None:
-                    up.send_signal(signal.SIGTERM)
-                up.wait(30)
-
-    def ps(self) -> dict[str, str]:
-        told = self.run("ps", "--json")
-        return {row["name"]: row["state"] for row in json.loads(told.stdout)} if told.returncode == 0 else {}
-
-    def until(self, states: dict[str, str]) -> None:
-        deadline = time.monotonic() + 30
-        while self.ps() != states:
-            assert time.monotonic() < deadline, f"{self.ps()} and not {states}"
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path)
+    made = Folder(tmp_path, PROJECT)
+    (tmp_path / "web.env").write_text('NAME="you there"\n')
+    return made
 
 
 READY = {"db": "ready", "web.1": "ready", "web.2": "ready"}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import signal
 from contextlib import suppress
-from types import SimpleNamespace
 
 import anyio
 import anyio.lowlevel
 
+from creche.cgroups import MemoryFigures, Stats
 from creche.results import Exit, Reason, Result, Usage
 from creche.supervisor.childspec import ChildSpec
 from creche.supervisor.restarts import Backoff
@@ -101,7 +101,7 @@ class FakeBox:
         return Result(exit_of(self.command_code))
 
     async def stats(self):
-        return SimpleNamespace(memory=SimpleNamespace(current=self.memory))
+        return Stats(memory=MemoryFigures(current=self.memory))
 
 
 class World:

@@ -87,6 +87,29 @@ async def test_the_owner_sees_and_moves_children(world, place):
     assert not place.socket.exists()
 
 
+async def test_figures_and_last_lines_are_told(world, place):
+    async with Supervisor([world.child("a"), world.child("b")]) as sup, anyio.create_task_group() as tasks:
+        await tasks.start(Control(sup, place).serve)
+        await sup.wait_ready()
+        world.boxes["a"].memory = 5000
+        world.boxes["a"].print(b"one\ntwo\n")
+        await settle()
+        a, b = await asked(place, do="stats")
+        assert (a["name"], a["state"], a["stats"]["memory"]["current"], a["line"]) == (
+            "a",
+            "ready",
+            5000,
+            "two",
+        )
+        assert (b["name"], b["line"]) == ("b", None) and b["at"] >= a["at"]
+        await sup.stop("b")
+        (b,) = await asked(place, do="stats", names=["b"])
+        assert (b["state"], b["stats"]) == ("down", None)
+        with pytest.raises(CrecheError, match="the children are: a, b"):
+            await asked(place, do="stats", names=["c"])
+        tasks.cancel_scope.cancel()
+
+
 async def test_events_are_told_as_they_happen(world, place):
     async with Supervisor([world.child("a")], intensity=None) as sup, anyio.create_task_group() as tasks:
         await tasks.start(Control(sup, place).serve)

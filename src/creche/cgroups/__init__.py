@@ -3,6 +3,7 @@
 from .choose import VARIABLE, find_place, find_place_async, reset
 from .group import Group, Sub
 from .hierarchy import Hierarchy
+from .living import Living, living
 from .notify import Watch, watch
 from .place import Place
 from .values import CpuFigures, Events, IoFigures, MemoryFigures, Pressure, ProcessFigures, Stats
@@ -14,6 +15,7 @@ __all__ = [
     "Group",
     "Hierarchy",
     "IoFigures",
+    "Living",
     "MemoryFigures",
     "Place",
     "Pressure",
@@ -23,6 +25,7 @@ __all__ = [
     "Watch",
     "find_place",
     "find_place_async",
+    "living",
     "reset",
     "watch",
 ]

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import anyio
 
 from ..errors import CgroupError
-from . import files, killing, v1, v2
+from . import files, killing, reading, v1, v2
 from .applying import apply, check, enable, needed, prepare
 from .figures import process
 from .hierarchy import Hierarchy
-from .values import CpuFigures, Events, MemoryFigures, ProcessFigures, Stats
+from .values import CpuFigures, Events, ProcessFigures, Stats
 
 if TYPE_CHECKING:
     from ..spec.limits import Limits
@@ -81,7 +81,7 @@ class Sub:
 
     def pids(self) -> tuple[int, ...]:
         """The processes in it, its own descendants included."""
-        return _pids(next(iter(self.own.values())))
+        return reading.pids(next(iter(self.own.values())))
 
     def kill(self) -> None:
         """SIGKILL to everything in it. Raises CgroupError."""
@@ -112,11 +112,11 @@ class Group:
     @property
     def unified(self) -> str | None:
         """The box's directory in version 2's hierarchy, if it has one."""
-        return next((box for hierarchy, box in self.folders.items() if hierarchy.version == 2), None)
+        return reading.unified(self.folders)
 
     def home(self, controller: str) -> Hierarchy | None:
         """The hierarchy of this group that holds *controller* (version 2's name), or None."""
-        return next((hierarchy for hierarchy in self.folders if hierarchy.offers(controller)), None)
+        return reading.home(self.folders, controller)
 
     def command(self, name: str, limits: Limits | None = None) -> Sub:
         """Make the cgroup of one command, with limits of its own below the container's. Raises CgroupError."""
@@ -216,39 +216,15 @@ class Group:
 
     def cpu_usage(self) -> CpuFigures | None:
         """Processor time of everything that ran in it; None where nothing counts it."""
-        if self.unified is not None:
-            figures = v2.cpu(self.unified)
-            throttle = self.home("cpu")
-            if figures is None or throttle is None or throttle.version == 2:
-                return figures
-            held = v1.cpu(None, self.folders[throttle])
-            assert held is not None
-            return CpuFigures(
-                figures.user, figures.system, held.throttled, held.periods, held.periods_throttled
-            )
-        return v1.cpu(self._folder("cpuacct"), self._folder("cpu"))
+        return reading.cpu(self.folders)
 
     def stats(self) -> Stats:
         """All figures of this moment; what no controller counts here is None."""
-        memory, io, pids = self.home("memory"), self.home("io"), self.home("pids")
-        now, most = v2.pids(self.folders[pids]) if pids else (len(self.pids()), None)
-        return Stats(
-            cpu=self.cpu_usage(),
-            memory=self._memory(memory),
-            io=(v1.io if io.version == 1 else v2.io)(self.folders[io]) if io else None,
-            pids=now,
-            pids_peak=most,
-            pressure=v2.pressure(self.unified) if self.unified else {},
-        )
-
-    def _memory(self, hierarchy: Hierarchy | None) -> MemoryFigures | None:
-        if hierarchy is None:
-            return None
-        return (v1.memory if hierarchy.version == 1 else v2.memory)(self.folders[hierarchy])
+        return reading.stats(self.folders)
 
     def pids(self) -> tuple[int, ...]:
         """The processes in it, over all commands."""
-        return _pids(next(iter(self.folders.values())))
+        return reading.pids(next(iter(self.folders.values())))
 
     def processes(self) -> tuple[ProcessFigures, ...]:
         """Figures of each process in it; one that ends meanwhile is left out."""
@@ -324,8 +300,7 @@ class Group:
         return (home := self.home(controller)) is not None and home.version == 2
 
     def _folder(self, controller: str) -> str | None:
-        hierarchy = self.home(controller)
-        return None if hierarchy is None else self.folders[hierarchy]
+        return reading.folder(self.folders, controller)
 
 
 def check_name(name: str) -> str:
@@ -335,13 +310,9 @@ def check_name(name: str) -> str:
     return name
 
 
-def _pids(folder: str) -> tuple[int, ...]:
-    return tuple(pid for path in files.below(folder) for pid in files.pids(path))
-
-
 def _bring(source: str, target: str) -> None:
     """Move every process of one tree, until a look finds none that is not yet there."""
-    while left := set(_pids(source)) - set(files.pids(target)):
+    while left := set(reading.pids(source)) - set(files.pids(target)):
         for pid in left:
             try:
                 files.write(f"{target}/cgroup.procs", str(pid))
@@ -358,7 +329,7 @@ def _remove(folders: Iterable[str], seconds: float) -> None:
 
 def _busy(folders: Iterable[str]) -> CgroupError:
     first = next(iter(folders))
-    inside = _pids(first)
+    inside = reading.pids(first)
     return CgroupError(
         "cannot be removed", path=first, errno=errno.EBUSY, hint=f"processes are left in it: {inside or '?'}"
     )

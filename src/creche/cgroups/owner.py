@@ -52,6 +52,21 @@ def orphaned(name: str) -> bool:
     return namespace == _pid_namespace() and start_time(pid) != started
 
 
+def owned(name: str) -> bool:
+    """Whether *name* is a cgroup of a supervisor in our pid namespace that lives; False for every other name."""
+    match = _NAME.match(name)
+    return (
+        match is not None and int(match[3]) == _pid_namespace() and start_time(int(match[1])) == int(match[2])
+    )
+
+
+def holder_of(name: str) -> tuple[int, str]:
+    """The pid of the supervisor of a cgroup that is `owned`, and the container's name."""
+    match = _NAME.match(name)
+    assert match is not None, name
+    return int(match[1]), name[match.end() :]
+
+
 def sweep(hierarchies: Iterable[Hierarchy]) -> list[str]:
     """Kill what still runs in the orphaned cgroups and remove them, over all hierarchies; those that are gone now.
 

@@ -1,4 +1,4 @@
-"""Our own terminal: raw while a container uses it, its size, and giving it back whenever we stop or end."""
+"""Our own terminal: raw while a container or a screen of ours uses it, its size, and giving it back when we stop or end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import signal
 import termios
 import tty
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, Self
 
 import attrs
@@ -66,6 +66,7 @@ class Terminal:
     def __init__(self, fd: int = 0) -> None:
         self._fd = fd
         self._saved: list[Any] | None = None
+        self._enter: Callable[[int, int], object] = tty.setraw
 
     def size(self) -> tuple[int, int]:
         """(rows, columns); a terminal that does not know its size is taken for 24 by 80."""
@@ -84,11 +85,16 @@ class Terminal:
             return False
 
     def raw(self) -> None:
-        """Pass every key on to the container, Ctrl-C and Ctrl-Z too; nothing where we are in the background."""
+        """Take every key as it comes, Ctrl-C and Ctrl-Z too (but see `typing`); nothing where we are in the background."""
         if is_terminal(self._fd) and self.foreground():
             if self._saved is None:
                 self._saved = termios.tcgetattr(self._fd)
-            tty.setraw(self._fd, termios.TCSADRAIN)
+            self._enter(self._fd, termios.TCSADRAIN)
+
+    def typing(self) -> Self:
+        """The same terminal for a block that reads keys one by one, where Ctrl-C and Ctrl-Z are still signals."""
+        self._enter = tty.setcbreak
+        return self
 
     def restore(self) -> None:
         """Give the terminal back as it was."""

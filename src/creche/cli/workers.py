@@ -4,45 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
-from creche.units import escaped, format_seconds
+from creche.units import format_seconds
+
+from .reaching import SETTINGS, asked, project_file, safe
 
 __all__ = ["events", "exec_", "logs", "ps", "reload", "restart", "scale", "start", "stop"]
 
-_SETTINGS = {"help_option_names": ["-h", "--help"]}
-_file = click.option(
-    "-f", "--file", "path", default="creche.toml", type=click.Path(path_type=Path), help="The project."
-)
 
-
-def _ask(path: Path, **request: Any) -> Iterator[dict[str, Any]]:
-    """Ask the supervisor of the project, and give its answers."""
-    from creche.errors import CrecheError
-    from creche.supervisor.control import Place, ask
-    from creche.supervisor.project import name_of
-
-    try:
-        yield from ask(Place.of(name_of(path)), request)
-    except (CrecheError, OSError) as error:
-        raise click.ClickException(str(error)) from None
-
-
-def _safe(text: str) -> str:
-    """What a guest said, so that a terminal shows it and does not obey it."""
-    return escaped(text, len(text) * 4 + 16)[1:-1]
-
-
-@click.command("ps", context_settings=_SETTINGS)
-@_file
+@click.command("ps", context_settings=SETTINGS)
+@project_file
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def ps(path: Path, as_json: bool) -> None:
     """Show the workers: what each is, since when, how often it was restarted, and how it last ended."""
-    (answer,) = _ask(path, do="ps")
+    (answer,) = asked(path, do="ps")
     if as_json:
         click.echo(json.dumps(answer["children"], indent=2))
         return
@@ -55,58 +33,58 @@ def ps(path: Path, as_json: bool) -> None:
             or ""
         )
         up = format_seconds(child["up"]) if child["up"] is not None else ""
-        rows.append((child["name"], state, str(child["pid"] or ""), up, str(child["restarts"]), _safe(said)))
+        rows.append((child["name"], state, str(child["pid"] or ""), up, str(child["restarts"]), safe(said)))
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         click.echo("  ".join([*cells, row[5]]).rstrip())
 
 
-@click.command("logs", context_settings=_SETTINGS)
-@_file
+@click.command("logs", context_settings=SETTINGS)
+@project_file
 @click.option("-F", "--follow", is_flag=True, help="Go on with what they print.")
 @click.argument("names", nargs=-1)
 def logs(path: Path, follow: bool, names: tuple[str, ...]) -> None:
     """Show what workers (or all) printed last."""
-    for line in _ask(path, do="logs", names=list(names), follow=follow):
-        click.echo(f"{line['child']:12} | {_safe(line['line'])}")
+    for line in asked(path, do="logs", names=list(names), follow=follow):
+        click.echo(f"{line['child']:12} | {safe(line['line'])}")
 
 
-@click.command("events", context_settings=_SETTINGS)
-@_file
+@click.command("events", context_settings=SETTINGS)
+@project_file
 def events(path: Path) -> None:
     """Show what happens to the workers, as it happens."""
-    for event in _ask(path, do="events"):
+    for event in asked(path, do="events"):
         if "text" in event:
-            click.echo(f"{event['child'] or '':12} {_safe(event['text'])}")
+            click.echo(f"{event['child'] or '':12} {safe(event['text'])}")
 
 
-@click.command("start", context_settings=_SETTINGS)
-@_file
+@click.command("start", context_settings=SETTINGS)
+@project_file
 @click.argument("names", nargs=-1, required=True)
 def start(path: Path, names: tuple[str, ...]) -> None:
     """Start workers that were stopped, that wait for their back-off, or that are done."""
-    list(_ask(path, do="start", names=list(names)))
+    list(asked(path, do="start", names=list(names)))
 
 
-@click.command("restart", context_settings=_SETTINGS)
-@_file
+@click.command("restart", context_settings=SETTINGS)
+@project_file
 @click.argument("names", nargs=-1)
 def restart(path: Path, names: tuple[str, ...]) -> None:
     """Stop workers (or all) and start them anew, in order."""
-    list(_ask(path, do="restart", names=list(names)))
+    list(asked(path, do="restart", names=list(names)))
 
 
-@click.command("stop", context_settings=_SETTINGS)
-@_file
+@click.command("stop", context_settings=SETTINGS)
+@project_file
 @click.argument("names", nargs=-1)
 def stop(path: Path, names: tuple[str, ...]) -> None:
     """Stop workers; without names, the whole project and its supervisor."""
-    list(_ask(path, do="stop", names=list(names)))
+    list(asked(path, do="stop", names=list(names)))
 
 
-@click.command("scale", context_settings=_SETTINGS)
-@_file
+@click.command("scale", context_settings=SETTINGS)
+@project_file
 @click.argument("wishes", nargs=-1, required=True, metavar="NAME=COUNT...")
 def scale(path: Path, wishes: tuple[str, ...]) -> None:
     """Run more or fewer copies of workers that have a count: creche scale web=4 job=0."""
@@ -115,28 +93,28 @@ def scale(path: Path, wishes: tuple[str, ...]) -> None:
         if not name or not count.isdigit():
             raise click.UsageError(f"{name}={count}: give NAME=COUNT")
     for name, _, count in pairs:
-        list(_ask(path, do="scale", names=[name], count=int(count)))
+        list(asked(path, do="scale", names=[name], count=int(count)))
 
 
-@click.command("reload", context_settings=_SETTINGS)
-@_file
+@click.command("reload", context_settings=SETTINGS)
+@project_file
 def reload(path: Path) -> None:
     """Read the project again and replace what changed; if a new worker does not become ready, nothing changes."""
-    (answer,) = _ask(path, do="reload")
+    (answer,) = asked(path, do="reload")
     if answer["failed"] is not None:
         raise click.ClickException(f"{answer['failed']} did not become ready: everything is as it was")
     click.echo(f"replaced: {', '.join(answer['changed']) or 'nothing'}")
 
 
-@click.command("exec", context_settings={**_SETTINGS, "ignore_unknown_options": True})
-@_file
+@click.command("exec", context_settings={**SETTINGS, "ignore_unknown_options": True})
+@project_file
 @click.argument("name")
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(path: Path, name: str, words: tuple[str, ...]) -> None:
     """Run a command in a worker's container, and end with its status."""
     import base64
 
-    (answer,) = _ask(path, do="exec", names=[name], command=list(words))
+    (answer,) = asked(path, do="exec", names=[name], command=list(words))
     sys.stdout.buffer.write(base64.b64decode(answer["stdout"]))
     sys.stderr.buffer.write(base64.b64decode(answer["stderr"]))
     code = answer["returncode"]

@@ -22,7 +22,7 @@ from attrs import define, field, frozen
 from creche.errors import CrecheError, SpecError
 from creche.supervisor.events import Reloaded, described
 from creche.supervisor.supervisor import Supervisor
-from creche.supervisor.view import Child
+from creche.supervisor.telling import row, sample
 
 LONGEST = 65_536  # bytes of a request
 PATIENCE = 10.0  # seconds in which a request has to be there
@@ -164,6 +164,14 @@ class Control:
             case "ps":
                 now = anyio.current_time()
                 await say(ok=True, children=[row(view, now) for view in sup.children.values()])
+            case "stats":
+                views = [view for view in sup.children.values() if view.named(names)]
+                if names and not views:
+                    raise SpecError(
+                        "name", names[0], f"the children are: {', '.join(sup.children) or 'none'}"
+                    )
+                for view in views:
+                    await say(**await sample(view))
             case "start" | "restart" as verb:
                 getattr(sup, verb)(*(names or sup.children))
                 await say(ok=True)
@@ -194,13 +202,13 @@ class Control:
                 await self._exec(names, request.get("command"), say)
             case other:
                 raise SpecError(
-                    "do", other, "ping, ps, start, restart, stop, scale, reload, events, logs or exec"
+                    "do", other, "ping, ps, stats, start, restart, stop, scale, reload, events, logs or exec"
                 )
 
     async def _logs(self, names: tuple[str, ...], follow: bool, say: Callable[..., Awaitable[None]]) -> None:
         with self.supervisor.output(*names) as lines:
             for name, view in self.supervisor.children.items():
-                if not names or name in names or view.spec.name in names:
+                if view.named(names):
                     for line in view.lines:
                         await say(child=name, line=line.decode("utf-8", "replace"))
             if follow:
@@ -246,25 +254,13 @@ def _names(request: dict[str, Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def row(view: Child, now: float) -> dict[str, Any]:
-    """A child as JSON tells it; times are seconds ago."""
-    last = view.records[-1] if view.records else None
-    return {
-        "name": view.name,
-        "wanted": view.wanted,
-        "state": view.state,
-        "pid": view.pid,
-        "restarts": view.restarts,
-        "up": now - view.started if view.started is not None else None,
-        "due": view.due - now if view.due is not None else None,
-        "status": view.status,
-        "last": last.explain() if last is not None else None,
-    }
+def ask(place: Place, request: dict[str, Any], *, patience: float | None = None) -> Iterator[dict[str, Any]]:
+    """What a command line does: ask, and give the answers as they come. CrecheError where nothing runs, or says no.
 
-
-def ask(place: Place, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What a command line does: ask, and give the answers as they come. CrecheError where nothing runs, or says no."""
+    TimeoutError where an answer takes longer than `patience` seconds.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(patience)
         try:
             with place.reach() as path:
                 sock.connect(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from attrs import field, frozen
@@ -38,6 +39,10 @@ class Child:
     records: tuple[Record, ...] = field(repr=False)
     lines: tuple[bytes, ...] = field(repr=False)
     container: Any = field(repr=False)
+
+    def named(self, names: Collection[str]) -> bool:
+        """Whether it is one of these, by its own name or its ChildSpec's; no names are all."""
+        return not names or self.name in names or self.spec.name in names
 
 
 def view_of(child: states.Child, slot: Slot, now: float) -> Child:
