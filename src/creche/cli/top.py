@@ -157,12 +157,15 @@ def _signals() -> Iterator[tuple[socket.socket, socket.socket]]:
     heard = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP, signal.SIGWINCH)
     reader, writer = socket.socketpair()
     with reader, writer:
-        writer.setblocking(False)  # set_wakeup_fd asks for it
-        before = {number: signal.signal(number, lambda *_: None) for number in heard}
-        was = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        writer.setblocking(False)
+
+        def heard_of(number: int, _frame: object) -> None:
+            with contextlib.suppress(BlockingIOError):  # it is full of signals already
+                writer.send(bytes([number]))
+
+        before = {number: signal.signal(number, heard_of) for number in heard}
         try:
             yield reader, writer
         finally:
-            signal.set_wakeup_fd(was)
             for number, handler in before.items():
                 signal.signal(number, handler)
