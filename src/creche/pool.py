@@ -1,12 +1,12 @@
-"""Pool: containers made ahead of time and handed out once each, so that a run costs a command and not a start."""
+"""Pool: containers made ahead of time and handed out, so that a run costs a command and not a start."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator
-from typing import Any, Self
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Literal, Self
 
 import anyio
 import anyio.abc
@@ -15,6 +15,7 @@ from attrs import evolve, frozen
 from .container import Container
 from .errors import CrecheError, SpecError
 from .lifecycle import State
+from .plan.renewal import check_renewable
 from .results import Result
 from .spec.checks import Whole
 from .spec.spec import Spec
@@ -30,41 +31,56 @@ class PoolStatistics:
     """The figures of a pool at one moment."""
 
     ready: int  #: containers that wait to be handed out
-    starting: int
+    starting: int  #: being made, or reset
     leased: int
     waiting: int  #: tasks that wait for one
     made: int  #: since the pool was entered
-    failed: int  #: starts that failed
-    expired: int  #: thrown away for their age, or found dead
+    reset: int  #: handed back and made ready again
+    failed: int  #: starts that failed, or that `check` refused
+    expired: int  #: thrown away for their age, found dead, or broken by their guest
     waited: float  #: seconds that the tasks served so far have waited, together
 
 
 class Pool:
-    """Keeps `size` containers ready; each is used once and thrown away, so no guest finds anything of another's.
+    """Keeps `size` containers ready, and no guest finds anything of another's.
 
-    ``async with pool.acquire() as box`` gives a Container that is a place (no main command); leaving the block ends it, and
-    another is made in the background. ``await pool.run(command)`` does that for one command. At most `maximum` are alive
-    at a time, ready and handed out together; who comes when none is left waits, first come first served. One that is
-    older than `ttl` seconds is replaced, since what it sees of the host may have changed.
+    ``async with pool.acquire() as box`` gives a Container that is a place (no main command); ``await pool.run(command)`` does
+    that for one command. With ``reuse="never"`` leaving the block ends it, and another is made in the background. With
+    ``reuse="reset"`` it is `Container.reset` in the background, for less, and handed out again: the same object, so keep no
+    hold of it beyond the block. At most `maximum` are alive at a time, ready and handed out together; who comes when none is left
+    waits, first come first served. One that is older than `ttl` seconds is replaced, since what it sees of the host may have changed.
 
-    A start that fails is raised to the task that waits longest, and tried again after a while.
+    `check` is awaited with each container before it is ready, after its start and after each reset: where it gives False or
+    raises, that one is thrown away. A start that fails is raised to the task that waits longest, and tried again after a while.
+
+    Raises SpecError, and UnsupportedError for ``reuse="reset"`` with a Spec of which something would stay.
 
     >>> async with Pool(Spec(limits=Limits(memory="256M")), size=4) as pool:
     ...     result = await pool.run(["python3", "-c", "print(6*7)"], timeout=5)
     """
 
-    def __init__(self, spec: Spec, size: int = 4, *, maximum: int | None = None, ttl: float | None = None) -> None:
+    def __init__(
+        self, spec: Spec, size: int = 4, *, reuse: Literal["never", "reset"] = "never", maximum: int | None = None, ttl: float | None = None,
+        check: Callable[[Container], Awaitable[bool]] | None = None,
+    ) -> None:  # fmt: skip
         if not isinstance(spec, Spec):
             raise SpecError("spec", spec, "give a Spec without a command")
         if spec.command is not None:
             raise SpecError("spec.command", spec.command, "a pool's containers are places: give the command to run()")
+        if reuse not in ("never", "reset"):
+            raise SpecError("reuse", reuse, 'give "never" (each container is used once) or "reset"')
+        if reuse == "reset":
+            check_renewable(spec)
         self.spec = spec if spec.tty is None else evolve(spec, tty=None)
+        self.reuse = reuse
         self.size = Whole(1, 100_000, "a number of containers")(size, "size")
         self.maximum = Whole(self.size, 1_000_000, "a number that is not below size")(maximum, "maximum") if maximum is not None else max(64, 4 * self.size)
         self.ttl = None if ttl is None else seconds(ttl, "ttl")
-        self._ready: deque[tuple[float, Container]] = deque()
+        self._check = check
+        self._born: dict[Container, float] = {}
+        self._ready: deque[Container] = deque()
         self._waiters: deque[_Waiter] = deque()
-        self._starting = self._leased = self._made = self._failed = self._expired = 0
+        self._starting = self._leased = self._made = self._reset = self._failed = self._expired = 0
         self._failures = 0  # in a row
         self._waited = 0.0
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -93,22 +109,28 @@ class Pool:
         finally:
             with anyio.CancelScope(shield=True):
                 while self._ready:
-                    await self._ready.popleft()[1].__aexit__()
+                    await self._throw(self._ready.popleft())
 
     async def _keep(self) -> None:
         """Start what is missing; replace what is too old."""
         assert self._tasks is not None
         while True:
-            while self._ready and self.ttl is not None and time.monotonic() - self._ready[0][0] > self.ttl:
-                self._expired += 1
-                await self._throw(self._ready.popleft()[1])
-            alive = len(self._ready) + self._starting + self._leased
-            missing = self.size + len(self._waiters) - len(self._ready) - self._starting
+            for box in [box for box in self._ready if self._is_old(box)]:
+                if box in self._ready:  # it may be handed out while another ends
+                    self._ready.remove(box)
+                    self._expired += 1
+                    await self._throw(box)
+            coming = len(self._ready) + self._starting
+            alive = coming + self._leased
+            if self.reuse == "reset":  # those that are out come back
+                missing = max(self.size - alive, len(self._waiters) - self._starting)
+            else:
+                missing = self.size + len(self._waiters) - coming
             for _ in range(min(missing, self.maximum - alive)):
                 self._starting += 1
                 self._tasks.start_soon(self._start)
             self._news = anyio.Event()
-            oldest = self._ready[0][0] + self.ttl - time.monotonic() if self._ready and self.ttl is not None else None
+            oldest = min(self._born[box] for box in self._ready) + self.ttl - time.monotonic() if self._ready and self.ttl is not None else None
             with anyio.move_on_after(None if oldest is None else max(0.01, oldest)):
                 await self._news.wait()
 
@@ -120,8 +142,9 @@ class Pool:
         try:
             if self._failures:
                 await anyio.sleep(_RETRY[min(self._failures, len(_RETRY)) - 1])
-            box = Container(self.spec)
-            await box.__aenter__()
+            box = await Container(self.spec).__aenter__()
+            self._born[box] = time.monotonic()
+            await self._checked(box)
         except (CrecheError, OSError) as error:
             self._failed += 1
             self._failures += 1
@@ -138,16 +161,53 @@ class Pool:
             self._starting -= 1
             self._look()
 
+    async def _checked(self, box: Container) -> None:
+        """Have the user's check look at it; it is thrown away where that refuses, or is cancelled."""
+        if self._check is None:
+            return
+        try:
+            if not await self._check(box):
+                raise CrecheError("the pool's check refused a container")
+        except BaseException as error:
+            await self._throw(box)
+            if isinstance(error, Exception) and not isinstance(error, CrecheError):
+                raise CrecheError(f"the pool's check failed: {error!r}") from error
+            raise
+
+    async def _renew(self, box: Container) -> None:
+        """Make one that was handed back as it was at its start; where its guest has made that impossible, let go of it."""
+        try:
+            await box.reset()
+            await self._checked(box)
+        except BaseException as error:
+            self._expired += 1
+            await self._throw(box)
+            if not isinstance(error, (CrecheError, OSError)):
+                raise
+        else:
+            self._reset += 1
+            if self._state is State.RUNNING and (self._waiters or len(self._ready) < self.size) and not self._is_old(box):
+                self._offer(box)
+            else:
+                await self._throw(box)
+        finally:
+            self._starting -= 1
+            self._look()
+
+    def _is_old(self, box: Container) -> bool:
+        return self.ttl is not None and time.monotonic() - self._born[box] > self.ttl
+
     def _offer(self, box: Container) -> None:
         if self._waiters:
             self._leased += 1  # from here on, though the task that gets it has not run yet
             self._waiters.popleft().give(box)
         else:
-            self._ready.append((time.monotonic(), box))
+            self._ready.append(box)
 
     async def _throw(self, box: Container) -> None:
-        with anyio.CancelScope(shield=True):
-            await box.__aexit__()
+        if self._born.pop(box, None) is not None:
+            with anyio.CancelScope(shield=True):
+                await box.__aexit__()
 
     # ---- what users call ----
 
@@ -159,15 +219,20 @@ class Pool:
             yield box
         finally:
             self._leased -= 1
-            self._look()  # its successor is made while it ends
-            await self._throw(box)
+            if self.reuse == "reset" and self._state is State.RUNNING and box.exit is None:
+                assert self._tasks is not None
+                self._starting += 1
+                self._tasks.start_soon(self._renew, box)
+            else:
+                self._look()  # its successor is made while it ends
+                await self._throw(box)
 
     async def _take(self) -> Container:
         if self._state is not State.RUNNING:
             raise CrecheError(f"the pool has no containers: {'use it in its block' if self._state is State.NEW else self._state.value}")
         await anyio.lowlevel.checkpoint_if_cancelled()
         while self._ready:
-            _, box = self._ready.popleft()
+            box = self._ready.popleft()
             self._look()
             if box.exit is None:
                 self._leased += 1
@@ -200,7 +265,7 @@ class Pool:
         """Its figures now."""
         return PoolStatistics(
             ready=len(self._ready), starting=self._starting, leased=self._leased, waiting=len(self._waiters), made=self._made,
-            failed=self._failed, expired=self._expired, waited=self._waited,
+            reset=self._reset, failed=self._failed, expired=self._expired, waited=self._waited,
         )  # fmt: skip
 
 

@@ -77,7 +77,7 @@ async def test_a_wait_that_is_cancelled_loses_no_container() -> None:
 async def test_one_that_was_killed_while_it_waited_is_not_handed_out() -> None:
     async with Pool(Spec(), size=1) as pool:
         await until(lambda: pool.statistics().ready == 1)
-        victim = pool._ready[0][1]
+        victim = pool._ready[0]
         pidfd = os.pidfd_open(victim.pid)
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         await anyio.wait_readable(pidfd)
