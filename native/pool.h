@@ -29,6 +29,8 @@ int creche_send(int socket, struct creche_request *request, const void *blob, ui
 /* Reaps the process of a pidfd without waiting: 1 and its status (as wait4(2) gives it) and what it and its children
    used; 0: it is not dead yet; -ECHILD: somebody else reaped it. usage: user and system microseconds, KiB, blocks. */
 int creche_reap(int pidfd, int *status, uint64_t *usage);
+/* Reads what lies in another process's memory: how many bytes, or -errno. It may wait for whoever serves that memory. */
+long creche_peek(int pid, uint64_t address, void *to, uint32_t size);
 /* Checks a Plan's form as the init would: 0 or -errno. */
 int creche_check(const void *blob, uint32_t size);
 const char *creche_op_name(unsigned op);

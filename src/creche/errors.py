@@ -221,7 +221,7 @@ class SyscallError(CrecheError, OSError):
         _errno.ENOENT: "its caller is gone: killed, or interrupted by a signal",
         _errno.EFAULT: "an argument points to no memory of its caller's",
         _errno.ENAMETOOLONG: "an argument points to a string without an end",
-        _errno.EACCES: "its caller's memory can't be read; Yama forbids it (kernel.yama.ptrace_scope=3), or /proc hides it (hidepid)",
+        _errno.EACCES: "its caller's memory can't be read: Yama forbids it (kernel.yama.ptrace_scope=3), or a filter around the supervisor",
     }
 
     def __init__(self, call: str, errno: int) -> None:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import threading
 
+from ._native import ffi, lib
 from .errors import SyscallError
 from .plan.seccomp import Filter
 from .plan.seccomp.arguments import path_argument
@@ -18,7 +19,7 @@ __all__ = ["PATH_MAX", "Listener"]
 
 PATH_MAX = 4096  # bytes: limits.h
 _PAGE = 4096
-_HIGHEST = 1 << 63  # no memory of a program's lies above, and no offset of a file's
+_WRAP = 1 << 64
 
 
 class Listener:
@@ -103,25 +104,24 @@ class Listener:
 
         Raises SyscallError: EFAULT, EACCES, or ENOENT where the caller is gone.
         """
-        name = self.name(call)
-        try:
-            memory = os.open(f"/proc/{call.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise SyscallError(name, e.EACCES if self.waits(call.id) else e.ENOENT) from error
-        try:
-            # What was opened is the caller's only if the call waits still: else its number may be another's by now.
-            if not self.waits(call.id):
-                raise SyscallError(name, e.ENOENT)
-            data = _read(memory, address, size, until)
-        except OSError as error:
-            if isinstance(error, SyscallError):
-                raise
-            raise SyscallError(name, e.EFAULT if self.waits(call.id) else e.ENOENT) from error
-        finally:
-            os.close(memory)
+        data, failed = bytearray(), 0
+        buffer = ffi.new("char[]", _PAGE)
+        while len(data) < size and not failed:  # from page to page: what lies behind the last one that is there need not be
+            count = lib.creche_peek(call.pid, address, buffer, min(size - len(data), _PAGE - address % _PAGE))
+            if count <= 0:
+                failed = -count or e.EFAULT
+                break
+            part = ffi.buffer(buffer, count)[:]
+            data += part
+            address = (address + count) % _WRAP
+            if until is not None and until in part:
+                break
+        # A call that waits still has waited all the time: so its caller's number was nobody else's meanwhile.
         if not self.waits(call.id):
-            raise SyscallError(name, e.ENOENT)
-        return data
+            failed = e.ENOENT
+        if failed:
+            raise SyscallError(self.name(call), {e.EPERM: e.EACCES, e.ESRCH: e.ENOENT, e.ENOSYS: e.EACCES}.get(failed, failed))
+        return bytes(data)
 
     def text(self, call: Notification, index: int, most: int = PATH_MAX) -> bytes:
         """The string that an argument points to, without its NUL; as `read`, and ENAMETOOLONG where none ends it."""
@@ -135,17 +135,3 @@ class Listener:
         """The first path among its arguments, as `text`; None for a call that takes none."""
         index = path_argument(self.name(call))
         return None if index is None else os.fsdecode(self.text(call, index))
-
-
-def _read(memory: int, address: int, size: int, until: bytes | None) -> bytes:
-    """From page to page: what lies behind the last one that is there need not be."""
-    data = bytearray()
-    while len(data) < size and address < _HIGHEST:
-        part = os.pread(memory, min(size - len(data), _PAGE - address % _PAGE), address)
-        data += part
-        address += len(part)
-        if not part or (until is not None and until in part):
-            break
-    if size and not data:
-        raise OSError(e.EFAULT, os.strerror(e.EFAULT))
-    return bytes(data)

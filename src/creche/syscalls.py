@@ -179,7 +179,9 @@ class Syscall:
 
     async def read(self, address: int, size: int) -> bytes:
         """What lies in the caller's memory now, `size` bytes; an observation only. Raises SyscallError."""
-        if not 0 <= size <= 1 << 20:
+        if not _is_whole(address) or not 0 <= address < 1 << 64:
+            raise SpecError("address", address, "give an address, such as one of `args`")
+        if not _is_whole(size) or not 0 <= size <= 1 << 20:
             raise SpecError("size", size, "give 0 to 1048576 bytes")
         return await self._apart(partial(self._listener.read, self._call, address, size))
 

@@ -319,8 +319,9 @@ async def test_a_call_without_a_path_has_none() -> None:
     async with Container(guest("tell(os.getppid())", "getppid")) as box:
         call = await first(box)
         assert call.name == "getppid" and await call.path() is None
-        with pytest.raises(SpecError):
-            await call.read(0, -1)
+        for address, size in ((0, -1), (-1, 1), (1 << 64, 1), (0, 1 << 30)):
+            with pytest.raises(SpecError):
+                await call.read(address, size)
         assert call.complete(41)
         assert await line(box) == "41"
 

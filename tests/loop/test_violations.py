@@ -13,7 +13,8 @@ import pytest
 from privileged.look import run
 
 import creche
-from creche import Container, Reason, SeccompRules, Security, Spec, SpecError, Violation
+from creche import Container, IdMap, Reason, SeccompRules, Security, Spec, SpecError, Violation
+from creche.machine import probe
 from creche.violations import KEPT
 from needs import needs
 
@@ -198,3 +199,17 @@ def test_an_execve_that_the_profile_refuses_stays_refused() -> None:
         with pytest.raises(creche.SpawnError) as caught:
             run(["true"], security=security)
         assert caught.value.errno == number
+
+
+@(needs() if os.geteuid() == 0 else needs("subids", "newuidmap"))
+async def test_another_users_call_is_told_with_its_path_and_its_process_is_killed() -> None:
+    """The ids of the container are others than the supervisor's, whose power over its user namespace is what counts."""
+    machine = probe()
+    maps: dict[str, Any] = {}
+    if os.geteuid() != 0:
+        maps["uid_map"] = [IdMap(0, os.getuid(), 1), IdMap(1, machine.subuid[0][0], 2000)]
+        maps["gid_map"] = [IdMap(0, os.getgid(), 1), IdMap(1, machine.subgid[0][0], 2000)]
+    code = RAW + "print(os.getuid(), flush=True)\nmkdirat(b'/tmp/x')"
+    out, exit, found = await ended(Spec([*PYTHON, code], user=1000, security=profile("SCMP_ACT_KILL_PROCESS", "mkdirat"), **maps))
+    assert out == b"1000\n" and exit.reason is Reason.SECCOMP
+    assert [violation.path for violation in found] == ["/tmp/x"]
