@@ -35,5 +35,7 @@ long creche_peek(int pid, uint64_t address, void *to, uint32_t size);
 int creche_check(const void *blob, uint32_t size);
 const char *creche_op_name(unsigned op);
 unsigned creche_op_count(void);
+/* The program that tries things inside a container: an ELF file. */
+const unsigned char *creche_probe(unsigned *size);
 
 #endif

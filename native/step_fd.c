@@ -191,7 +191,8 @@ static char **strings(const char *text, uint32_t size, uint64_t count)
 }
 
 /* Tries the places in text3 in order, as execvp(3) does but without its shell for a file of no known format.
-   argv is text (a of them), envp is text2 (b of them). */
+   argv is text (a of them), envp is text2 (b of them). A slot other than none is the number of a descriptor that is executed
+   instead: it is in its place by then. */
 STEP(EXEC)
 {
 	char **argv = strings(TEXT(c, s), s->text_size, s->a);
@@ -201,6 +202,11 @@ STEP(EXEC)
 
 	if (!argv || !envp)
 		return -ENOMEM;
+	if (s->slot != CRECHE_SLOT_NONE) {
+		if (c->marked)
+			*c->marked = 1;
+		return sys5(__NR_execveat, s->slot, "", argv, envp, AT_EMPTY_PATH);
+	}
 	for (; place < end; place += text_length(place) + 1) {
 		if (c->marked)
 			*c->marked = 1;

@@ -1,20 +1,25 @@
-"""What a container promises beside what the kernel says of a process in it, read from the host's /proc: `Container.audit`."""
+"""What a container promises beside what the kernel says: of a process in it (the host's /proc), and to a probe inside. `Container.audit`."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from attrs import frozen
 
+from ._native import ffi, lib
+from .attempts import Attempt, answers
 from .errors import CrecheError
 from .plan.covered import MASKED, READONLY
 from .spec.filesystem import HostView
 from .spec.security import CAPABILITIES
 from .spec.spec import Spec
 
-__all__ = ["Finding", "audit", "facts_of"]
+__all__ = ["Finding", "audit", "facts_of", "program", "tried"]
 
+MFD_EXEC = 0x10  # linux/memfd.h
 _KINDS = {"user": "user", "mount": "mnt", "pid": "pid", "network": "net", "ipc": "ipc", "uts": "uts", "cgroup": "cgroup"}
 _SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
@@ -62,6 +67,34 @@ def facts_of(pid: int) -> Facts:
         )  # fmt: skip
     except OSError as error:
         raise CrecheError(f"process {pid} can't be looked at: {error.strerror}; audit while a command runs in the container") from None
+
+
+def program() -> int:
+    """A descriptor of the probe: sealed, and no one's to read, so that no guest can trace what it runs as (ptrace(2))."""
+    size = ffi.new("unsigned *")
+    elf = bytes(ffi.buffer(lib.creche_probe(size), size[0]))
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        writing = os.memfd_create("creche-probe", flags | MFD_EXEC)
+    except OSError:  # before Linux 6.3
+        writing = os.memfd_create("creche-probe", flags)
+    try:
+        os.write(writing, elf)
+        fcntl.fcntl(writing, fcntl.F_ADD_SEALS, 0xF)
+        reading = os.open(f"/proc/self/fd/{writing}", os.O_RDONLY | os.O_CLOEXEC)
+        os.fchmod(writing, 0o111)
+        return reading
+    finally:
+        os.close(writing)
+
+
+def tried(table: Sequence[Attempt], told: bytes) -> Iterator[Finding]:
+    """What was tried from inside, by the answers that the probe told. Pure."""
+    for attempt, answer in zip(table, answers(table, told), strict=True):
+        if answer is None:  # never taken for a promise that holds
+            raise CrecheError(f"the audit was ended from outside while it tried whether {attempt.promise}")
+        said = errno.errorcode.get(-answer, str(answer)) if answer < 0 else f"it answered {answer}"
+        yield Finding(attempt.field, attempt.promise, said, answer < 0 if attempt.held is None else answer in attempt.held)
 
 
 def audit(spec: Spec, facts: Facts) -> tuple[Finding, ...]:

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import anyio
@@ -16,7 +16,8 @@ from . import commands, files, trees
 from .errors import CrecheError, SpecError
 from .files import Inside
 from .lifecycle import CLOSING, State
-from .plan.command import listens
+from .plan.command import filter_of, listens
+from .plan.steps import Exec
 from .plumbing import Plumbing
 from .process import Process
 from .results import Reason, Result
@@ -25,6 +26,7 @@ from .wire import control
 from .wire.failure import error_of
 
 if TYPE_CHECKING:
+    from .attempts import Attempt
     from .auditing import Finding
     from .channel import Channel
     from .container import Container
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Place"]
 
+PROGRAM = 3  # the number of a program that is executed by its descriptor
 LONGEST_PATH = 4096  # bytes, PATH_MAX: limits.h
 
 
@@ -91,18 +94,19 @@ class Place:
 
         return await run_in(cast("Container", self), command, input, timeout, max_output, on_overflow, check, fields)
 
-    async def _launch(self, command: Any, fields: dict[str, Any]) -> Process:
+    async def _launch(self, command: Any, fields: dict[str, Any], *, program: int = -1) -> Process:
+        """Start a command; with `program` what is executed is that descriptor, whatever the container's files are."""
         if self._state is not State.RUNNING or self._channel is None or not self.spec.has_init or self._resetting:
             why = "it is being reset" if self._resetting else self._state.value if self.spec.has_init else "it has no init of ours to start commands"
             raise CrecheError(f"the container can't run a command: {why}")
-        spec, added = commands.derive(self.spec, command, fields)
-        plumbing = Plumbing(spec)
+        spec, added = commands.derive(self.spec, command, {**fields, "pass_fds": (PROGRAM,)} if program >= 0 else fields)
+        plumbing = Plumbing(spec, {PROGRAM: program} if program >= 0 else None)
         ident, self._next = self._next, self._next + 1
         process = self._processes[ident] = Process(cast("Container", self), ident, spec.command or (), plumbing)
         try:
             cgroup_fds = self._enter(ident, spec.limits if fields.get("limits") else None)
             context = attrs.evolve(self._context, command_cgroups=len(cgroup_fds), caller={**self._context.caller, **added} if added else self._context.caller)
-            await self._execute(process, spec, plumbing, cgroup_fds, context, main=False)
+            await self._execute(process, spec, plumbing, cgroup_fds, context, main=False, program=program >= 0)
             self._entered(ident)
         except BaseException:
             with anyio.CancelScope(shield=True):
@@ -126,7 +130,7 @@ class Place:
         self._processes.pop(process._ident, None)
         process._close()
 
-    async def _execute(self, process: Process, spec: Spec, plumbing: Plumbing, cgroup_fds: list[int], context: Context, *, main: bool) -> None:
+    async def _execute(self, process: Process, spec: Spec, plumbing: Plumbing, cgroup_fds: list[int], context: Context, *, main: bool, program: bool = False) -> None:
         """Look the user up inside, compile the command and have the init start it."""
         assert self._plan is not None and self._machine is not None and self._channel is not None
         account = commands.account(spec, self._machine, self._plan) or await commands.look_up(spec, self._plan, self._read)
@@ -135,6 +139,8 @@ class Place:
         self._uids.add(account.uid)
         steps = commands.steps(spec, self._machine, self._plan, account, context)
         process.listens = listens(steps)
+        if program:
+            steps = [attrs.evolve(step, slot=PROGRAM) if isinstance(step, Exec) else step for step in steps]
         flags = (control.RUN_MAIN if main else 0) | (control.RUN_PTY if spec.tty else 0) | (control.RUN_LISTENER if process.listens else 0)
         rows, columns = spec.tty or (0, 0)
         if self._resetting:
@@ -275,9 +281,13 @@ class Place:
         await trees.remove(Inside(self._ask_file), os.fspath(path), recursive)
 
     async def audit(self, process: Process | None = None) -> tuple[Finding, ...]:
-        """What it promises beside what the kernel says of a command in it now: of `process`, or of the main one.
+        """What it promises beside what the kernel says: of a command in it (`process`, or the main one), and to a probe inside.
 
-        Read from the host's /proc, so no program inside has a say. Raises CrecheError where nothing runs to be looked at.
+        The first is read from the host's /proc. The second is a program of ours, executed from memory under the very Steps that a
+        command of the Spec has: it tries what the Spec forbids and tells the kernel's answers; what it tries changes nothing even
+        where it succeeds. No program of the container has a say in either. Without an init of ours there is no probe.
+
+        Raises CrecheError where nothing runs to be looked at, or the probe was ended; SpawnError as `run` does.
         """
         from .auditing import audit, facts_of
 
@@ -288,7 +298,35 @@ class Place:
         found = audit(self.spec, facts_of(pid))
         if looked_at is None or looked_at.exit is not None:
             raise CrecheError("the command ended while it was audited")  # its number may be another's by now
-        return found
+        if not self.spec.has_init:
+            return found
+        from .attempts import attempts
+
+        assert self._machine is not None
+        return *found, *await self._attempted(attempts(self.spec, filter_of(self.spec, self._machine)))
+
+    async def _attempted(self, table: Sequence[Attempt]) -> tuple[Finding, ...]:
+        """What came of these attempts, made by the probe as a command of the Spec."""
+        from .attempts import encoded
+        from .auditing import program, tried
+
+        assert self._machine is not None
+        probe = program()
+        try:
+            process = await self._launch(["creche-probe"], {"stderr": "null"}, program=probe)
+        finally:
+            os.close(probe)
+        told = b""
+        try:
+            assert process.stdin is not None and process.stdout is not None
+            with contextlib.suppress(anyio.BrokenResourceError):  # killed: what it told until then says so
+                await process.stdin.send(encoded(table, self._machine.arch))
+            async for part in process.stdout:
+                told += part
+        finally:
+            await process.aclose()
+            self._processes.pop(process._ident, None)
+        return tuple(tried(table, told))
 
     def resize(self, rows: int, columns: int) -> None:
         """Give the main command's terminal another size; it gets SIGWINCH."""

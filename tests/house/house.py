@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "starting",
         "planning",
         "inspecting",
+        "attempts",
         "auditing",
         "communicate",
         "process",
