@@ -132,6 +132,12 @@ long creche_record(long nr, long a, long b, long c, long d, long e, long f)
 			reads_path((long)*word);
 		return refuses();
 	}
+	case __NR_execveat:
+		for (char **word = (char **)c; *word; word++)
+			reads_path((long)*word);
+		for (char **word = (char **)d; word && *word; word++)
+			reads_path((long)*word);
+		return refuses();
 	case __NR_mmap: {
 		if ((size_t)b > 64 << 20 || !b || maps == sizeof mapped / sizeof *mapped)
 			return b ? -ENOMEM : -EINVAL;
