@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from .exits import OUR_FAILURE
+from .parameters import PRESETS
 
 __all__ = ["command"]
 
@@ -23,23 +24,30 @@ With --threshold the exit status is 1 where the score is above it.
 @click.argument("spec", type=click.Path(exists=True, dir_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="The table as JSON.")
 @click.option("--threshold", type=click.FloatRange(0, 10), help="The highest score that is well.")
+@click.option("--preset", type=click.Choice(PRESETS), help="As if the spec's security were this one.")
 @click.pass_context
-def command(ctx: click.Context, spec: str, as_json: bool, threshold: float | None) -> None:
+def command(
+    ctx: click.Context, spec: str, as_json: bool, threshold: float | None, preset: str | None
+) -> None:
     """See _HELP."""
+    import attrs
+
     from creche import CrecheError, Spec
     from creche.inspecting import inspect
     from creche.machine import probe
+    from creche.spec import presets
 
     machine = probe()
     try:
-        found = inspect(Spec.from_file(spec), arch=machine.arch, kernel=machine.kernel[:2])
+        wanted = Spec.from_file(spec)
+        if preset is not None:
+            wanted = attrs.evolve(wanted, security=presets.preset(preset))
+        found = inspect(wanted, arch=machine.arch, kernel=machine.kernel[:2])
     except CrecheError as error:
         click.echo(f"creche: {error}", err=True)
         ctx.exit(OUR_FAILURE)
     if as_json:
         import json
-
-        import attrs
 
         rows: list[dict[str, Any]] = [attrs.asdict(item) for item in found.exposures]
         click.echo(json.dumps({"score": found.score, "level": found.level, "exposures": rows}, indent=2))

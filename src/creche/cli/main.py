@@ -16,6 +16,7 @@ _COMMANDS = {
     "run": ("run", "Run a command in a container of its own."),
     "plan": ("plan", "Show every step the kernel would be told for such a run."),
     "inspect": ("inspect", "Show what a container of a spec file could reach, with a score."),
+    "audit": ("audit", "Start a container of a spec file, and see whether its promises hold."),
     "doctor": ("doctor", "Tell what works on this machine, what not, why, and what would change it."),
     "schema": ("schema", "Print the JSON Schema of spec files."),
     "rm": ("rm", "Remove trees that containers left behind under foreign ids."),

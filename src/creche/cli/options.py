@@ -112,6 +112,12 @@ def build_spec(
     from creche import Spec
 
     start = Spec() if base is None else base
+    if given.get("preset") is not None:
+        from creche.spec.presets import preset
+
+        start = attrs.evolve(
+            start, security=preset(given["preset"])
+        )  # in place of all that a spec file says of it
     fields: dict[str, Any] = {name: given[name] for name in _PLAIN if given.get(name) is not None}
     if command:
         fields["command"] = list(command)

@@ -7,7 +7,10 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["RunCommand", "shared"]
+__all__ = ["PRESETS", "RunCommand", "shared"]
+
+#: The names of `creche.spec.presets`, as the help and the completion need them without loading specs.
+PRESETS = ("default", "strict", "build", "privileged")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -144,6 +147,12 @@ def _options() -> list[Callable[[F], F]]:
     add(apart, "--uts", metavar="private|host|ns:PATH", help="Host name.")
     add(apart, "--userns", metavar="private|host|ns:PATH", help="User ids.")
     add(apart, "--cgroupns", metavar="private|host|ns:PATH", help="The view of cgroups.")
+    add(
+        apart,
+        "--preset",
+        type=click.Choice(PRESETS),
+        help="What it may do, by name; the options below change single things of it.",
+    )
     many(apart, "--cap-add", metavar="CAP", help="Keep a capability (there are none by default).")
     many(apart, "--cap-drop", metavar="CAP|ALL", help="Take one of a spec file's away.")
     add(
