@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno as e
 import fcntl
 import os
@@ -42,15 +43,21 @@ class Listener:
 
     def close(self) -> None:
         """Close it."""
-        with self._lock:
+        with self._lock if self._ours() else contextlib.nullcontext():
             fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
+    def _ours(self) -> bool:
+        """Whether this is no fork of the host program, which drops its copies of our calls, and may have copied the lock while it was held."""
+        return os.getpid() == self._owner
+
     def _told(self, request: int, record: bytes | bytearray) -> bool:
         """Whether the kernel took it: it does not where the call is gone."""
+        if not self._ours():
+            return False
         with self._lock:
-            if self._fd < 0 or os.getpid() != self._owner:  # a fork of the host program drops its copies of our calls
+            if self._fd < 0:
                 return False
             while True:
                 try:
@@ -81,8 +88,10 @@ class Listener:
 
         What its table or a security module refuses, the caller gets as the errno.
         """
+        if not self._ours():
+            return False
         with self._lock:
-            if self._fd < 0 or os.getpid() != self._owner:
+            if self._fd < 0:
                 return False
             ours = fcntl.fcntl(self._fd, fcntl.F_DUPFD_CLOEXEC, 3)  # no lock is held over what may wait
         try:

@@ -7,6 +7,7 @@ import errno
 import gc
 import os
 import signal
+import threading
 from typing import Any
 
 import anyio
@@ -409,18 +410,33 @@ tell(mkdirat(b"/tmp/x"))
         assert [call async for call in box.syscalls()] == []
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # from 3.12 on, beside threads
 async def test_a_fork_of_the_host_program_answers_nothing_in_our_place() -> None:
-    """It has copies of the calls in our hands, which it drops when it ends."""
+    """It has copies of the calls in our hands, which it drops when it ends; and of a lock, held for ever by a thread that it has not."""
     async with Container(guest("tell(mkdirat(b'/tmp/x'))")) as box:
         call = await first(box)
+        held, free = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with call._listener._lock:
+                held.set()
+                free.wait(20)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
         child = os.fork()
         if not child:
+            signal.alarm(10)
             told = 2  # whatever is raised
             with contextlib.suppress(BaseException):
                 told = int(call.deny())
                 call._answered = False
                 call.__del__()
+                call._listener.close()
             os._exit(told)
+        free.set()
+        thread.join()
         assert os.waitpid(child, 0)[1] == 0
         assert call.deny(errno.EXDEV)
         assert await line(box) == str(errno.EXDEV)
