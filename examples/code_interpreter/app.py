@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -24,6 +25,8 @@ from starlette.types import Receive, Scope, Send
 from creche import CrecheError, FileError, Limits
 
 __all__ = ["Service", "make_app"]
+
+_log = logging.getLogger("code_interpreter")
 
 _PAGE = Path(__file__).parent / "page"
 _CODE = 256 << 10  # bytes of a request that runs code
@@ -104,6 +107,10 @@ class Service:
                 session = self._sessions[ident] = _Session(sandbox)
                 task_status.started(ident)
                 await session.over.wait()
+        except (CrecheError, OSError) as error:
+            if ident not in self._sessions:  # it never began, and whoever asked for it is told
+                raise
+            _log.error("a session did not end as it should: %s", error)  # no reason to end the others
         finally:
             self._open -= 1
             self._sessions.pop(ident, None)
@@ -121,7 +128,7 @@ class Service:
         _only_ours(request)
         try:
             ident = await self._tasks.start(self._live)
-        except CrecheError as error:
+        except (CrecheError, OSError) as error:
             raise _Refused(500, str(error)) from None
         return JSONResponse({"id": ident, "timeout": self._timeout}, 201, _HEADERS)
 

@@ -75,6 +75,7 @@ def cell(sock: socket.socket, code: str, names: dict[str, Any]) -> None:
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     except BaseException as error:  # noqa: BLE001 - a cell may raise what it likes, SystemExit too
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt may come just as we stop listening to it
         own = error.__traceback__ and error.__traceback__.tb_next  # without our own frames
         lines = traceback.format_exception(type(error), error, own and own.tb_next)
         told = {"kind": "error", "name": type(error).__name__, "traceback": "".join(lines)[-TEXT:]}

@@ -130,7 +130,7 @@ class Service:
             try:
                 found = await judge(language, submission.source, problem, tell, cgroups=self._cgroups)
                 submission.verdict, submission.said, submission.state = found.verdict, found.said, "done"
-            except CrecheError as error:  # not the submission's fault, and so no verdict on it
+            except (CrecheError, OSError) as error:  # not the submission's fault, and so no verdict on it
                 submission.said, submission.state = str(error), "failed"
             self._tell(submission)
 

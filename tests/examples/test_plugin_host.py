@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 import pytest
 
+import creche
 from creche import Limits
 from creche.supervisor import ChildReady
 from needs import missing, needs
@@ -154,6 +155,10 @@ async def test_it_can_start_nothing_and_reach_nobody(example: Any, tmp_path: Pat
     async with hosting(example, tmp_path, bad=source) as host:
         told = await host.call("bad", "measure", str(tmp_path))
         assert told == {"fork": 1, "socket": 1, "host": 2, "fds": 5}, "0 to 3, and the listing itself"
+    control = await creche.run(["python3", "-c", source + "print(measure('/usr'), flush=True)"], timeout=20)
+    assert b"'fork': 0, 'socket': 0, 'host': 0" in control.stdout, (
+        "the control: with the default filter it can"
+    )
 
 
 @needs("limits")
