@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 from .errors import CrecheError, UnsupportedError
 from .files import FOLDER, Inside, failing
-from .layering import Writer, written
-from .layers import Change, Layer, Reader, closing
 from .lifecycle import State
 from .spec.filesystem import Overlay
 from .wire import control
 
 if TYPE_CHECKING:
+    from .layers import Change, Layer
     from .plan.compile import Plan
     from .spec.identity import IdMap
     from .spec.spec import Spec
@@ -41,6 +40,8 @@ class Keeping:
         >>> await box.changes()
         [Change(path='/etc/new', kind='added', type='file'), Change(path='/etc/old', kind='deleted', type='file')]
         """
+        from .layers import Layer, Reader, closing  # imported by those who look at layers
+
         root = self._written_root("changes")
         reader = Reader(self._prefix, lambda found: (self._disk(found.st_uid, False), self._disk(found.st_gid, True)), max_files)
         with closing([await self._upper(root)]) as (upper,), closing([]) as lowers:
@@ -62,6 +63,9 @@ class Keeping:
         >>> await box.commit("/srv/layers/built")
         >>> async with Container(Spec(rootfs=Overlay(["/srv/layers/built", "/srv/base"]))) as other: ...
         """
+        from .layering import Writer, written
+        from .layers import closing
+
         root = self._written_root("a layer")
         inside = Inside(self._ask_file)
         with closing([await self._upper(root)]) as layers:
@@ -79,6 +83,8 @@ class Keeping:
         return root
 
     async def _upper(self, root: Overlay) -> Layer:
+        from .layers import Layer
+
         if root.upper is not None:
             with failing(root.upper):
                 return Layer(os.open(root.upper, FOLDER), Inside(self._ask_file))

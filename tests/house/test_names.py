@@ -75,3 +75,12 @@ def test_importing_creche_loads_no_loop_but_the_one_in_use() -> None:
     code = "import sys, creche; print(*({'trio', 'uvloop', 'cattrs', 'rich', 'click', 'jeepney'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_a_container_needs_no_module_that_only_others_use() -> None:
+    """`creche run true` starts in the time that its imports take: what few need is imported by those."""
+    code = "import sys, creche.cli.run, creche.cli.session; from creche import Container, Spec, run; print(*sys.modules)"
+    loaded = set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+    heavy = {"trio", "uvloop", "cattrs", "rich", "jeepney", "json", "tempfile", "shutil", "sqlite3", "tomllib"}
+    ours = {"layers", "layering", "supervisor", "jobs", "pool", "auditing", "inspecting", "doctor", "spec.load", "plan.render"}
+    assert not loaded & (heavy | {f"creche.{name}" for name in ours})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -123,6 +122,8 @@ def compile_filter(
 
 def _text(profile: Mapping[object, object]) -> str:
     """What a cache can look up. Keys are not sorted, as the order of rules says something and that of keys is cheap."""
+    import json  # for those who bring a profile
+
     try:
         return json.dumps(profile)
     except (TypeError, ValueError, RecursionError) as error:
@@ -133,6 +134,8 @@ def _text(profile: Mapping[object, object]) -> str:
 def _from_json(
     text: str, arch: str, capabilities: frozenset[str], kernel: tuple[int, int], report: bool
 ) -> Filter:
+    import json
+
     from .oci import read_profile  # imported by those who have such a profile
 
     policy = read_profile(json.loads(text), arch=arch, capabilities=capabilities, kernel=kernel)
