@@ -38,7 +38,10 @@ class PoolStatistics:
     reset: int  #: handed back and made ready again
     failed: int  #: starts that failed, or that `check` refused
     expired: int  #: thrown away for their age, found dead, or broken by their guest
+    served: int  #: times that one was handed out
+    refused: int  #: tasks turned away, since `backlog` others waited
     waited: float  #: seconds that the tasks served so far have waited, together
+    longest_wait: float  #: seconds that one of them has waited
 
 
 class Pool:
@@ -50,8 +53,13 @@ class Pool:
     hold of it beyond the block. At most `maximum` are alive at a time, ready and handed out together; who comes when none is left
     waits, first come first served. One that is older than `ttl` seconds is replaced, since what it sees of the host may have changed.
 
-    `check` is awaited with each container before it is ready, after its start and after each reset: where it gives False or
-    raises, that one is thrown away. A start that fails is raised to the task that waits longest, and tried again after a while.
+    Where nobody has come for `idle` seconds, no more than `minimum` (by default `size`) are kept ready; who comes then has the whole
+    `size` made again. While `maximum` are in use, as many tasks as `backlog` may wait (None: no bound); who comes then gets a CrecheError
+    at once.
+
+    `check` is awaited with each container before it is ready, after its start and after each reset, and every `check_interval`
+    seconds while it is: where it gives False or raises, that one is thrown away. Those that have died are found then, too, also
+    without a `check`. A start that fails is raised to the task that waits longest, and tried again after a while.
 
     Raises SpecError, and UnsupportedError for ``reuse="reset"`` with a Spec of which something would stay.
 
@@ -61,7 +69,8 @@ class Pool:
 
     def __init__(
         self, spec: Spec, size: int = 4, *, reuse: Literal["never", "reset"] = "never", maximum: int | None = None, ttl: float | None = None,
-        check: Callable[[Container], Awaitable[bool]] | None = None,
+        check: Callable[[Container], Awaitable[bool]] | None = None, check_interval: float = 30.0, minimum: int | None = None,
+        idle: float = 60.0, backlog: int | None = None,
     ) -> None:  # fmt: skip
         if not isinstance(spec, Spec):
             raise SpecError("spec", spec, "give a Spec without a command")
@@ -76,13 +85,22 @@ class Pool:
         self.size = Whole(1, 100_000, "a number of containers")(size, "size")
         self.maximum = Whole(self.size, 1_000_000, "a number that is not below size")(maximum, "maximum") if maximum is not None else max(64, 4 * self.size)
         self.ttl = None if ttl is None else seconds(ttl, "ttl")
+        self.minimum = self.size if minimum is None else Whole(0, self.size, "a number that is not above size")(minimum, "minimum")
+        self.idle = seconds(idle, "idle")
+        self.backlog = None if backlog is None else Whole(0, 1_000_000, "a number of tasks, or None for no bound")(backlog, "backlog")
+        self.check_interval = seconds(check_interval, "check_interval")
+        if not self.check_interval:
+            raise SpecError("check_interval", check_interval, "give seconds above zero")
         self._check = check
         self._born: dict[Container, float] = {}
+        self._looked: dict[Container, float] = {}
         self._ready: deque[Container] = deque()
         self._waiters: deque[_Waiter] = deque()
         self._starting = self._leased = self._made = self._reset = self._failed = self._expired = 0
         self._failures = 0  # in a row
-        self._waited = 0.0
+        self._served = self._refused = 0
+        self._waited = self._longest = 0.0
+        self._asked = 0.0  # when somebody came last, by time.monotonic
         self._tasks: anyio.abc.TaskGroup | None = None
         self._state = State.NEW
         self._news: anyio.Event | None = None
@@ -93,6 +111,7 @@ class Pool:
         if self._state is not State.NEW:
             raise CrecheError(f"the pool can't be entered: {self._state.value}")
         self._state = State.RUNNING
+        self._asked = time.monotonic()
         self._tasks = await anyio.create_task_group().__aenter__()
         self._tasks.start_soon(self._keep)
         return self
@@ -112,27 +131,51 @@ class Pool:
                     await self._throw(self._ready.popleft())
 
     async def _keep(self) -> None:
-        """Start what is missing; replace what is too old."""
+        """Start what is missing; replace what is too old, let go of what nobody wants, look at what waits."""
         assert self._tasks is not None
         while True:
             for box in [box for box in self._ready if self._is_old(box)]:
-                if box in self._ready:  # it may be handed out while another ends
-                    self._ready.remove(box)
-                    self._expired += 1
-                    await self._throw(box)
+                await self._retire(box)
+            while len(self._ready) > self._wanted() and self._is_idle():
+                await self._retire(self._ready[0])
+            for box in [box for box in self._ready if time.monotonic() >= self._looked[box] + self.check_interval]:
+                self._ready.remove(box)
+                self._starting += 1
+                self._tasks.start_soon(self._inspect, box)
             coming = len(self._ready) + self._starting
             alive = coming + self._leased
             if self.reuse == "reset":  # those that are out come back
-                missing = max(self.size - alive, len(self._waiters) - self._starting)
+                missing = max(self._wanted() - alive, len(self._waiters) - self._starting)
             else:
-                missing = self.size + len(self._waiters) - coming
+                missing = self._wanted() + len(self._waiters) - coming
             for _ in range(min(missing, self.maximum - alive)):
                 self._starting += 1
                 self._tasks.start_soon(self._start)
             self._news = anyio.Event()
-            oldest = min(self._born[box] for box in self._ready) + self.ttl - time.monotonic() if self._ready and self.ttl is not None else None
-            with anyio.move_on_after(None if oldest is None else max(0.01, oldest)):
+            alarm = self._alarm()
+            with anyio.move_on_after(None if alarm is None else max(0.01, alarm - time.monotonic())):
                 await self._news.wait()
+
+    def _is_idle(self) -> bool:
+        return time.monotonic() >= self._asked + self.idle
+
+    def _wanted(self) -> int:
+        return self.minimum if self._is_idle() else self.size
+
+    def _alarm(self) -> float | None:
+        """When something is due that no event tells of; None where nothing is."""
+        moments = [self._looked[box] + self.check_interval for box in self._ready]
+        if self.ttl is not None:
+            moments += [self._born[box] + self.ttl for box in self._ready]
+        if len(self._ready) > self.minimum:
+            moments.append(self._asked + self.idle)
+        return min(moments, default=None)
+
+    async def _retire(self, box: Container) -> None:
+        if box in self._ready:  # it may be handed out while another ends
+            self._ready.remove(box)
+            self._expired += 1
+            await self._throw(box)
 
     def _look(self) -> None:
         if self._news is not None:
@@ -143,7 +186,7 @@ class Pool:
             if self._failures:
                 await anyio.sleep(_RETRY[min(self._failures, len(_RETRY)) - 1])
             box = await Container(self.spec).__aenter__()
-            self._born[box] = time.monotonic()
+            self._born[box] = self._looked[box] = time.monotonic()
             await self._checked(box)
         except (CrecheError, OSError) as error:
             self._failed += 1
@@ -194,6 +237,26 @@ class Pool:
             self._starting -= 1
             self._look()
 
+    async def _inspect(self, box: Container) -> None:
+        """Look at one that waits: it goes back to the others, or away."""
+        try:
+            if box.exit is not None:
+                raise CrecheError("it died while it waited")
+            await self._checked(box)
+        except BaseException as error:
+            self._expired += 1
+            await self._throw(box)
+            if not isinstance(error, (CrecheError, OSError)):
+                raise
+        else:
+            if self._state is State.RUNNING:
+                self._offer(box)
+            else:
+                await self._throw(box)
+        finally:
+            self._starting -= 1
+            self._look()
+
     def _is_old(self, box: Container) -> bool:
         return self.ttl is not None and time.monotonic() - self._born[box] > self.ttl
 
@@ -202,9 +265,11 @@ class Pool:
             self._leased += 1  # from here on, though the task that gets it has not run yet
             self._waiters.popleft().give(box)
         else:
+            self._looked[box] = time.monotonic()
             self._ready.append(box)
 
     async def _throw(self, box: Container) -> None:
+        self._looked.pop(box, None)
         if self._born.pop(box, None) is not None:
             with anyio.CancelScope(shield=True):
                 await box.__aexit__()
@@ -231,14 +296,19 @@ class Pool:
         if self._state is not State.RUNNING:
             raise CrecheError(f"the pool has no containers: {'use it in its block' if self._state is State.NEW else self._state.value}")
         await anyio.lowlevel.checkpoint_if_cancelled()
+        self._asked = time.monotonic()
         while self._ready:
             box = self._ready.popleft()
             self._look()
             if box.exit is None:
                 self._leased += 1
+                self._served += 1
                 return box
             self._expired += 1  # killed from outside while it waited
             await self._throw(box)
+        if self.backlog is not None and len(self._waiters) - (self.maximum - self._leased) >= self.backlog:
+            self._refused += 1
+            raise CrecheError(f"the pool is full: {self._leased} containers are in use and {len(self._waiters)} tasks wait; come later, or raise maximum or backlog")
         waiter = _Waiter()
         self._waiters.append(waiter)
         self._look()
@@ -249,11 +319,17 @@ class Pool:
                 self._waiters.remove(waiter)
             elif isinstance(waiter.got, Container):  # it came at the moment of the cancellation
                 self._leased -= 1
-                self._offer(waiter.got)
+                if self._state is State.RUNNING:
+                    self._offer(waiter.got)
+                else:
+                    await self._throw(waiter.got)
             raise
-        self._waited += time.monotonic() - waiter.since
+        took = time.monotonic() - waiter.since
+        self._waited += took
+        self._longest = max(self._longest, took)
         if not isinstance(waiter.got, Container):
             raise waiter.got
+        self._served += 1
         return waiter.got
 
     async def run(self, command: Any, **options: Any) -> Result:
@@ -265,7 +341,8 @@ class Pool:
         """Its figures now."""
         return PoolStatistics(
             ready=len(self._ready), starting=self._starting, leased=self._leased, waiting=len(self._waiters), made=self._made,
-            reset=self._reset, failed=self._failed, expired=self._expired, waited=self._waited,
+            reset=self._reset, failed=self._failed, expired=self._expired, served=self._served,
+            refused=self._refused, waited=self._waited, longest_wait=self._longest,
         )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from creche import CrecheError, Directory, Pool, SpawnError, Spec, SpecError
+from creche import Container, CrecheError, Directory, Pool, SpawnError, Spec, SpecError
 
 
 async def until(condition: object) -> None:
@@ -124,3 +124,54 @@ def test_nonsense_is_refused(given: dict[str, object]) -> None:
         Pool(Spec(), **given)  # type: ignore[arg-type]
     with pytest.raises(SpecError):
         Pool(Spec(["true"]))
+
+
+async def test_who_comes_when_too_many_wait_is_told_at_once() -> None:
+    async with Pool(Spec(), size=1, maximum=1, backlog=1) as pool, anyio.create_task_group() as tasks:
+        async with pool.acquire():
+            tasks.start_soon(pool.run, ["true"])
+            await until(lambda: pool.statistics().waiting == 1)
+            with pytest.raises(CrecheError, match=r"the pool is full: 1 containers are in use and 1 tasks wait"):
+                await pool.run(["true"])
+            assert pool.statistics().refused == 1
+    assert pool.statistics().served == 2  # the first, and the one that waited
+
+
+@pytest.mark.parametrize("reuse", ["never", "reset"])
+async def test_where_nobody_comes_the_minimum_stays_and_who_comes_has_the_size_back(reuse: str) -> None:
+    async with Pool(Spec(), size=3, minimum=1, idle=0.1, reuse=reuse) as pool:  # type: ignore[arg-type]
+        await until(lambda: pool.statistics().expired == 2 and pool.statistics().ready == 1)
+        pool.idle = 1000.0
+        assert (await pool.run(["true"])).ok
+        await until(lambda: pool.statistics().ready == 3)
+
+
+async def test_those_that_wait_are_looked_at_again_and_the_dead_are_found() -> None:
+    asked = 0
+
+    async def check(box: Container) -> bool:
+        nonlocal asked
+        asked += 1
+        return asked != 2
+
+    async with Pool(Spec(), size=1, check=check, check_interval=0.05) as pool:
+        await until(lambda: pool.statistics().expired == 1 and pool.statistics().made == 2)
+    async with Pool(Spec(), size=1, check_interval=0.05) as pool:
+        await until(lambda: pool.statistics().ready == 1)
+        victim = pool._ready[0]
+        victim.kill()
+        await until(lambda: pool.statistics().expired == 1 and pool.statistics().ready == 1)
+        assert pool._ready[0] is not victim
+
+
+@pytest.mark.parametrize("given", [{"minimum": 5}, {"backlog": -1}, {"idle": -1}, {"check_interval": 0}])
+def test_nonsense_in_what_looks_after_them_is_refused(given: dict[str, object]) -> None:
+    with pytest.raises(SpecError, match=next(iter(given))):
+        Pool(Spec(), size=4, **given)  # type: ignore[arg-type]
+
+
+async def test_who_waits_for_one_that_is_being_made_is_no_backlog() -> None:
+    async with Pool(Spec(), size=1, maximum=2, backlog=0) as pool, anyio.create_task_group() as tasks:
+        for _ in range(2):  # nothing is ready yet
+            tasks.start_soon(pool.run, ["true"])
+    assert pool.statistics().served == 2 and pool.statistics().refused == 0
