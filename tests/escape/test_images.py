@@ -19,7 +19,7 @@ from creche import Bind, Directory, File, IdMap, Overlay, SpawnError, SpecError,
 from creche.machine import probe
 from needs import needs
 
-pytestmark = needs("userns", "native", "busybox")
+pytestmark = [needs("userns", "native", "busybox"), pytest.mark.guest]
 many_ids = needs() if ROOT else needs("subids", "newuidmap")
 
 
