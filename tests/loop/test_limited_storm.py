@@ -22,7 +22,7 @@ BOMB = "import os\nwhile True:\n    if os.fork():\n        os.wait()\n    else:\
 HOLD = "x = bytearray(40 << 20); print('held', flush=True); input()"
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [30, pytest.param(1000, marks=pytest.mark.long)])
 async def test_so_many_live_at_once(count: int) -> None:
     """Each is waited for and watched; none has a thread, and each has few descriptors."""
     quiet = {"stdin": "null", "stdout": "null", "stderr": "null"}
@@ -59,7 +59,7 @@ async def test_so_many_live_at_once(count: int) -> None:
             end.set()
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [20, pytest.param(1000, marks=pytest.mark.long)])
 async def test_a_bomb_beside_so_many_starts(count: int) -> None:
     """The init and the supervisor are not in the limited cgroup, nor is anybody who shares their memory."""
     told: Counter[str] = Counter()
