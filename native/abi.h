@@ -14,7 +14,7 @@
 	X(SETSID) X(PTY) X(DESCRIPTORS) X(OWN) X(RLIMIT) X(UMASK) X(NICE) X(CGROUP) X(UNSHARE) \
 	X(KEEP_CAPS) X(GROUPS) X(USER) X(CAPABILITIES) X(NO_NEW_PRIVS) X(CHDIR) X(SIGNALS) \
 	X(LANDLOCK) X(LANDLOCK_PATH) X(LANDLOCK_PORT) X(LANDLOCK_RESTRICT) X(SECCOMP) X(EXEC) \
-	X(MAP) X(MAP_TOOL) X(PROC_WRITE) X(IDMAP) X(ENTER) X(KEYRINGS)
+	X(MAP) X(MAP_TOOL) X(PROC_WRITE) X(IDMAP) X(ENTER) X(KEYRINGS) X(LAYERS)
 
 #include <stdint.h>
 
@@ -42,7 +42,7 @@ enum { CRECHE_PHASE_PARENT, CRECHE_PHASE_CHILD, CRECHE_PHASE_SETUP, CRECHE_PHASE
 
 /* Flags of Steps. */
 enum {
-	CRECHE_OPTIONAL = 1,            /* SYMLINK, STAGE, LANDLOCK_PATH, GROUPS, WRITE: there already, absent or denied is well too */
+	CRECHE_OPTIONAL = 1,            /* SYMLINK, STAGE, MKDIR, LANDLOCK_PATH, GROUPS, WRITE: there already, absent or denied is well too */
 	CRECHE_RECURSIVE = 2,           /* OPEN_TREE, LINK_TREE, MOUNT_ATTR */
 	CRECHE_DIRECTORY = 4,           /* OPEN: nothing else will do; ATTACH with slot2: make one */
 	CRECHE_KEEP_SLOT = 8,           /* ATTACH: the slot is used again */

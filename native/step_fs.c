@@ -120,6 +120,44 @@ STEP(FS_FD)
 	return with_log(c, fd, sys5(__NR_fsconfig, fd, FSCONFIG_SET_STRING, TEXT(c, s), path, 0));
 }
 
+/* Layers of an overlay that lie beside each other in slot2: text is their names, each ended by a NUL, first the upper one,
+   which is made with its work directory, then the lower ones from the topmost on. */
+STEP(LAYERS)
+{
+	const char *name = TEXT(c, s), *end = name + s->text_size;
+	char path[32], place[32];
+	int fd = slot_take(c, s->slot), folder = slot_take(c, s->slot2);
+	long r = 0;
+
+	if (folder < 0)
+		return folder;
+	for (int n = 0; name < end && r >= 0; n++) {
+		size_t size = text_length(name) + 1;
+		long layer;
+
+		if (size + 1 > sizeof place)
+			return -ENAMETOOLONG;
+		for (int work = 0; work < (n ? 1 : 2) && r >= 0; work++) {
+			place[0] = work ? 'w' : 'u';
+			copy_bytes(place + 1, name, size);
+			r = n ? 0 : sys3(__NR_mkdirat, folder, place, 0755);
+			if (r >= 0)
+				r = layer = sys4(__NR_openat, folder, place, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
+			if (r < 0)
+				break;
+			const char *key = n ? "lowerdir+" : work ? "workdir" : "upperdir";
+			r = sys5(__NR_fsconfig, fd, FSCONFIG_SET_FD, key, 0, layer);
+			if (r < 0) { /* from 6.13 on; the way by a path takes twice as long */
+				fd_path(path, (int)layer);
+				r = with_log(c, fd, sys5(__NR_fsconfig, fd, FSCONFIG_SET_STRING, key, path, 0));
+			}
+			sys1(__NR_close, layer);
+		}
+		name += size;
+	}
+	return r;
+}
+
 STEP(FS_MOUNT)
 {
 	int fd = slot_take(c, s->slot);

@@ -219,13 +219,17 @@ STEP(READ_ONLY)
 	return r;
 }
 
-/* A directory: below the one in `slot` where there is one (one name), else in the root, with mode a. */
+/* A directory: below the one in `slot` where there is one (one name), else in the root, with mode a (OPTIONAL: one that is
+   there stays as it is). */
 STEP(MKDIR)
 {
 	long fd, r = 0;
 
 	if (s->slot != CRECHE_SLOT_NONE)
 		return sys3(__NR_mkdirat, slot_take(c, s->slot), TEXT(c, s), s->a);
+	fd = s->flags & CRECHE_OPTIONAL ? resolve(c, TEXT(c, s), O_PATH | O_DIRECTORY, 0) : -ENOENT;
+	if (fd >= 0)
+		return sys1(__NR_close, fd);
 	fd = make_target(c, TEXT(c, s), 1);
 	if (fd < 0)
 		return fd;

@@ -31,6 +31,7 @@ from .spawn import RUNNING, Job, reap
 from .spec.spec import Spec
 from .starting import Starting
 from .streams import ReceiveStream, SendStream
+from .undoing import Undoing
 from .wire import control
 from .wire.control import Failure, Reply
 
@@ -45,7 +46,7 @@ TELLING = 1.0  # seconds in which an init must tell of a main command that is de
 _ids = count(1)
 
 
-class Container(Starting, Place, Keeping, Renewing, Limited, Listening):
+class Container(Starting, Place, Keeping, Undoing, Renewing, Limited, Listening):
     """What a Spec describes, alive: an async context manager, and something that can be awaited.
 
     ``async with Container(spec) as box`` starts it and gives it when its main command has been executed; leaving the

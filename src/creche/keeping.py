@@ -12,7 +12,7 @@ from .spec.filesystem import Overlay
 from .wire import control
 
 if TYPE_CHECKING:
-    from .layers import Change, Layer
+    from .layers import Change, Layer, Reader
     from .plan.compile import Plan
     from .spec.identity import IdMap
     from .spec.spec import Spec
@@ -28,6 +28,10 @@ class Keeping:
         _state: State
         _plan: Plan | None
 
+        @property
+        def _written(self) -> tuple[int, ...]: ...
+        async def _layer(self, name: int) -> Layer: ...
+        async def _changes_of(self, root: Overlay, names: tuple[int, ...], max_files: int) -> list[Change]: ...
         async def _ask_file(self, path: str, flags: int = 0, mode: int = 0, *, verb: int = ..., base: int = -1, more: str | None = None, to: int = -1) -> int: ...
 
     async def changes(self, *, max_files: int = 100_000) -> list[Change]:
@@ -40,15 +44,19 @@ class Keeping:
         >>> await box.changes()
         [Change(path='/etc/new', kind='added', type='file'), Change(path='/etc/old', kind='deleted', type='file')]
         """
-        from .layers import Layer, Reader, closing  # imported by those who look at layers
+        from .layers import Layer, closing  # imported by those who look at layers
 
         root = self._written_root("changes")
-        reader = Reader(self._prefix, lambda found: (self._disk(found.st_uid, False), self._disk(found.st_gid, True)), max_files)
+        if root.history:
+            from .undoing import merged
+
+            names = self._written
+            return merged([await self._changes_of(root, names[: n + 1], max_files) for n in range(len(names))])
         with closing([await self._upper(root)]) as (upper,), closing([]) as lowers:
             for path in root.lower:
                 with failing(path):
                     lowers.append(Layer(os.open(path, FOLDER)))
-            return await reader.compare(upper, lowers)
+            return await self._reader(max_files).compare(upper, lowers)
 
     async def commit(self, path: str | os.PathLike[str], *, max_bytes: int | None = None, max_files: int = 1_000_000) -> None:
         """Write its upper layer to a new folder of the host, which ``Overlay([path, *lower])`` has as its topmost layer.
@@ -68,7 +76,12 @@ class Keeping:
 
         root = self._written_root("a layer")
         inside = Inside(self._ask_file)
-        with closing([await self._upper(root)]) as layers:
+        with closing([]) as layers:
+            if root.history:
+                for name in self._written:
+                    layers.append(await self._layer(name))
+            else:
+                layers.append(await self._upper(root))
             async with written(os.fsdecode(path)) as target:
                 writer = Writer(target, self._prefix, self._disk, self._inner, inside, max_bytes, max_files)
                 for layer in layers:
@@ -90,6 +103,14 @@ class Keeping:
                 return Layer(os.open(root.upper, FOLDER), Inside(self._ask_file))
         with failing("/"):
             return Layer(await self._ask_file("upper", FOLDER, verb=control.FILE_LAYER), Inside(self._ask_file))
+
+    def _reader(self, max_files: int) -> Reader:
+        """Compares layers; what was made for the container's own mounts is no change."""
+        from .layers import Reader
+
+        targets = ["/proc", "/dev", "/tmp", *(mount.target or "" for mount in self.spec.mounts), *self.spec.devices]
+        places = {target.rstrip("/").rsplit("/", up)[0] for target in targets for up in range(target.count("/"))}
+        return Reader(self._prefix, lambda found: (self._disk(found.st_uid, False), self._disk(found.st_gid, True)), max_files, places)
 
     @property
     def _prefix(self) -> str:

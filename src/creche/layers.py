@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Set
 from contextlib import asynccontextmanager, contextmanager
 from typing import Literal
 
@@ -40,7 +40,7 @@ class Layer:
     """A directory of a layer's, open to be read."""
 
     fd: int
-    inside: Inside | None = None  #: by whose init it is opened where we may not do so
+    inside: Inside | None = None  #: of the container that it is of: by whose init it is opened where we may not do so
 
     async def open(self, name: str, flags: int) -> int:
         """One name in it, no link. Raises OSError."""
@@ -118,9 +118,10 @@ def closing(layers: list[Layer]) -> Iterator[list[Layer]]:
 class Reader:
     """Compares an upper layer with those below it."""
 
-    def __init__(self, prefix: str, owner: Callable[[os.stat_result], tuple[int, int]], max_files: int) -> None:
+    def __init__(self, prefix: str, owner: Callable[[os.stat_result], tuple[int, int]], max_files: int, places: Set[str] = frozenset()) -> None:
         self.prefix = prefix  #: of overlayfs's attributes: user.overlay. in a user namespace, else trusted.overlay.
         self._owner = owner  # as the lower layers have it
+        self._places = places  # directories and files that are there to mount something on
         self._left = max_files
         self._found: list[Change] = []
 
@@ -141,9 +142,14 @@ class Reader:
         self._left -= len(found)
         return sorted(entry.name for entry in found)
 
-    async def lower(self, lowers: list[Layer], name: str, path: str) -> tuple[os.stat_result | None, list[Layer]]:
+    def _attributes(self, layer: Layer, found: os.stat_result) -> tuple[int, int, int]:
+        """Mode and owner, in the ids that layers on disk have."""
+        return stat.S_IMODE(found.st_mode), *(self._owner(found) if layer.inside is not None else (found.st_uid, found.st_gid))
+
+    async def lower(self, lowers: list[Layer], name: str, path: str) -> tuple[os.stat_result | None, tuple[int, int, int], list[Layer]]:
         """What the layers below show of a name, the topmost first; where that is a directory, those it is made of, to be closed."""
         first: os.stat_result | None = None
+        attributes = (0, 0, 0)
         merged: list[Layer] = []
         try:
             with failing(path):
@@ -153,7 +159,8 @@ class Reader:
                         continue
                     if is_whiteout(found) or (first is not None and not stat.S_ISDIR(found.st_mode)):
                         break
-                    first = first or found
+                    if first is None:
+                        first, attributes = found, self._attributes(layer, found)
                     if not stat.S_ISDIR(found.st_mode):
                         break
                     merged.append(Layer(await layer.open(name, FOLDER), layer.inside))
@@ -162,7 +169,7 @@ class Reader:
         except BaseException:
             with closing(merged):
                 raise
-        return first, merged
+        return first, attributes, merged
 
     async def compare(self, upper: Layer, lowers: list[Layer]) -> list[Change]:
         """All changes, in the order of their paths. Raises FileError."""
@@ -183,16 +190,18 @@ class Reader:
             now = await upper.look(name)
         if now is None:
             return  # gone meanwhile
-        before, merged = await self.lower(lowers, name, path)
+        before, attributes, merged = await self.lower(lowers, name, path)
         with closing(merged):
             if is_whiteout(now):
                 if before is not None:
                     self._found.append(Change(path, "deleted", kind_of(before)))
                 return
             folders = before is not None and stat.S_ISDIR(before.st_mode) and stat.S_ISDIR(now.st_mode)
-            if before is None:
+            if path in self._places and (before is None or folders):
+                pass
+            elif before is None:
                 self._found.append(Change(path, "added", kind_of(now)))
-            elif not folders or (stat.S_IMODE(before.st_mode), before.st_uid, before.st_gid) != (stat.S_IMODE(now.st_mode), *self._owner(now)):
+            elif not folders or attributes != self._attributes(upper, now):
                 self._found.append(Change(path, "changed", kind_of(now)))
             if stat.S_ISDIR(now.st_mode):
                 with failing(path):
@@ -208,7 +217,7 @@ class Reader:
                 if name in seen:
                     continue
                 seen.add(name)
-                before, merged = await self.lower(lowers, name, f"{path}/{name}")
+                before, _, merged = await self.lower(lowers, name, f"{path}/{name}")
                 with closing(merged):
                     if before is not None:
                         self._found.append(Change(f"{path}/{name}", "deleted", kind_of(before)))

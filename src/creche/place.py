@@ -60,6 +60,7 @@ class Place:
         _sending: int
         _uids: set[int]
 
+        async def _begin_layer(self, command: tuple[str, ...]) -> None: ...
         def _enter(self, ident: int, limits: Limits | None) -> list[int]: ...
         def _entered(self, ident: int) -> None: ...
         def _leave(self, ident: int) -> None: ...
@@ -100,6 +101,7 @@ class Place:
             why = "it is being reset" if self._resetting else self._state.value if self.spec.has_init else "it has no init of ours to start commands"
             raise CrecheError(f"the container can't run a command: {why}")
         spec, added = commands.derive(self.spec, command, {**fields, "pass_fds": (PROGRAM,)} if program >= 0 else fields)
+        await self._begin_layer(spec.command or ())
         plumbing = Plumbing(spec, {PROGRAM: program} if program >= 0 else None)
         ident, self._next = self._next, self._next + 1
         process = self._processes[ident] = Process(cast("Container", self), ident, spec.command or (), plumbing)

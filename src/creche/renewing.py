@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import anyio
@@ -11,6 +12,7 @@ import attrs
 from . import commands
 from .errors import CrecheError
 from .lifecycle import CLOSING, State
+from .plan import steps as st
 from .plan.compile import Context, Plan, compile_reset
 from .results import Reason
 from .spec.spec import Spec
@@ -56,6 +58,7 @@ class Renewing:
         _sending: int
         _uids: set[int]
 
+        def _forget_history(self) -> None: ...
         async def _send(self, kind: int, ident: int, *, blob: bytes = b"") -> None: ...
         def _kill(self, reason: Reason, by: str = "") -> None: ...
         async def _gone(self) -> None: ...
@@ -88,22 +91,35 @@ class Renewing:
         if self._resetting:
             raise CrecheError("the container can't be reset: it is being reset already")
         steps = compile_reset(self._compiled, self._machine, self._plan.who, self._context, self._uids)
-        blob = encode_known(steps)
+        async with self._whole():
+            if self._scratch is not None:
+                from . import scratch  # only before Linux 6.6
+
+                scratch.renew(self._scratch)
+            await self._again(encode_known(steps), steps)
+            if self._group is not None:
+                await self._renew_group(self._group)
+        self._forget_history()
+
+    @contextlib.asynccontextmanager
+    async def _whole(self) -> AsyncIterator[None]:
+        """What is begun in it is finished, also where the task is cancelled; where it fails, the container has ended."""
         await anyio.lowlevel.checkpoint_if_cancelled()
         self._resetting = True
         try:
             with anyio.CancelScope(shield=True):
                 try:
-                    await self._renew(blob, attrs.evolve(self._plan, setup=steps))
+                    yield
                 except BaseException:
                     await self._give_up()
                     raise
         finally:
             self._resetting = False
 
-    async def _renew(self, blob: bytes, plan: Plan) -> None:
+    async def _again(self, blob: bytes, steps: tuple[st.Step, ...]) -> None:
+        """Have the init kill everything, and carry out these Steps."""
         channel = self._channel
-        assert channel is not None
+        assert channel is not None and self._plan is not None
         for process in self._processes.values():
             if process._exit is None and process._killing is None and not process.is_over():
                 process._killing, process._killed_by = Reason.KILLED, "reset()"
@@ -111,22 +127,16 @@ class Renewing:
             with contextlib.suppress(CrecheError):
                 if self._group.frozen:
                     self._group.thaw()  # in version 1 what is frozen dies only then: freezer-subsystem.rst
-        if self._scratch is not None:
-            from . import scratch  # only before Linux 6.6
-
-            scratch.renew(self._scratch)
         self._ready = False
         with anyio.move_on_after(RESETTING):
             await channel.until(lambda: not self._sending)  # a command on its way there is killed with the others, not started later
             await self._send(control.RESET, 0, blob=blob)
             await channel.until(lambda: self._ready or self._failure is not None)
         if self._failure is not None:
-            raise error_of(self._failure[1], self.spec, plan, (), commands.why)
+            raise error_of(self._failure[1], self.spec, attrs.evolve(self._plan, setup=steps), (), commands.why)
         if not self._ready:
             late = "" if channel.ended else f": something in it was not dead after {RESETTING:.0f} seconds"
             raise CrecheError(f"the container ended while it was reset{late}")
-        if self._group is not None:
-            await self._renew_group(self._group)
 
     async def _renew_group(self, group: Group) -> None:
         """A new cgroup in place of the old one: so its counters begin at nothing, and its limits are those of the Spec."""

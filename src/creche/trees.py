@@ -16,7 +16,7 @@ from .errors import FileError
 from .files import FOLDER, Inside, failing, host_file, make, transfer
 from .wire import control
 
-__all__ = ["get_tree", "listdir", "put_tree", "remove"]
+__all__ = ["get_tree", "listdir", "put_tree", "remove", "remove_folder"]
 
 DEEPEST = 100  # directories below each other, each of which costs two descriptors meanwhile
 SCAN = 256  # names that are read before others on the loop have their turn
@@ -261,12 +261,13 @@ async def remove(inside: Inside, path: str, recursive: bool) -> None:
             except IsADirectoryError:
                 if not recursive:
                     raise FileError(path, errno.EISDIR, "give recursive=True for a directory") from None
-                await _remove_folder(inside, path, name, base, 1)
+                await remove_folder(inside, path, name, base)
     finally:
         os.close(base)
 
 
-async def _remove_folder(inside: Inside, path: str, name: str, base: int, depth: int) -> None:
+async def remove_folder(inside: Inside, path: str, name: str, base: int, depth: int = 1) -> None:
+    """Remove a directory of that name in `base`, and all below it. Raises FileError, OSError."""
     _deep(depth, path)
     for _ in range(STALE):
         fd = await inside.open(name, FOLDER | os.O_NOFOLLOW, base=base)
@@ -290,4 +291,4 @@ async def _empty(inside: Inside, path: str, fd: int, depth: int) -> None:
                 try:
                     await inside.do(control.FILE_UNLINK, name, fd)
                 except IsADirectoryError:
-                    await _remove_folder(inside, below, name, fd, depth + 1)
+                    await remove_folder(inside, below, name, fd, depth + 1)

@@ -137,12 +137,15 @@ async def test_nothing_starts_while_it_is_reset_and_there_is_one_reset_at_a_time
             except CrecheError as error:
                 said.append(str(error))
 
+        assert box.init_pid
+        os.kill(box.init_pid, signal.SIGSTOP)  # or it might be over before we look
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(meanwhile, box.reset())
             while not box._resetting:
                 await anyio.lowlevel.checkpoint()
             await meanwhile(box.run(["true"]))
             await meanwhile(box.reset())
+            os.kill(box.init_pid, signal.SIGCONT)
         assert said == ["the container can't run a command: it is being reset", "the container can't be reset: it is being reset already"]
         assert (await box.run(["true"])).exit.ok
 
@@ -150,12 +153,15 @@ async def test_nothing_starts_while_it_is_reset_and_there_is_one_reset_at_a_time
 async def test_a_reset_that_is_cancelled_is_finished_first() -> None:
     async with Container(Spec()) as box:
         await box.run(["touch", "/tmp/mine"])
+        assert box.init_pid
+        os.kill(box.init_pid, signal.SIGSTOP)
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(box.reset)
                 while not box._resetting:
                     await anyio.lowlevel.checkpoint()
                 scope.cancel()
+                os.kill(box.init_pid, signal.SIGCONT)
         assert not box._resetting
         assert await box.listdir("/tmp") == []
         with anyio.CancelScope() as scope:

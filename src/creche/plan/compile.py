@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from ..errors import SpecError, UnsupportedError
 from ..hostview import HostListing
@@ -16,9 +16,9 @@ from .command import Account, Descriptor, Limited, command_steps
 from .guard import guard_steps
 from .ids import RANGE, Identity, identity, map_steps, may_set_groups, no_groups
 from .mounts import MS_PRIVATE, Mounts
-from .renewal import check_renewable, keeps_sources, keyring_steps
+from .renewal import check_history, check_renewable, keeps_sources, keyring_steps
 
-__all__ = ["Context", "Plan", "compile", "compile_reset", "needs_scratch"]
+__all__ = ["Context", "Plan", "compile", "compile_layers", "compile_reset", "needs_scratch"]
 
 CLONE = {
     "user": 0x1000_0000, "mount": 0x0002_0000, "pid": 0x2000_0000, "network": 0x4000_0000,
@@ -114,6 +114,7 @@ def compile(spec: Spec, machine: Machine, context: Context) -> Plan:
     joins = tuple((name, value) for name, value in kinds.items() if not isinstance(value, bool))
     if _own_time(spec) and machine.kernel < (6, 3):
         raise UnsupportedError(f"a time namespace without an init on Linux {machine.release}: execve enters it from 6.3 on", "leave init True")
+    check_history(spec, machine)
     who = identity(spec, machine, context.base, context.count)
     hosts_root = machine.initial_user_namespace and any(item.outside == 0 for item in who.uid_map)
     if hosts_root and kinds["mount"] is not True and not spec.security.privileged:
@@ -197,6 +198,24 @@ def compile_reset(spec: Spec, machine: Machine, who: Identity, context: Context,
     keyrings = keyring_steps(spec, machine, {who.uid, *uids})
     setup = _remembered_setup(spec, machine, who, context, again=True)[0]
     return (*keyrings, *setup) if keyrings else setup
+
+
+_layers: dict[object, tuple[Spec, Machine, tuple[st.Step, ...]]] = {}
+
+
+def compile_layers(spec: Spec, machine: Machine, who: Identity, context: Context, names: Sequence[int]) -> tuple[st.Step, ...]:
+    """What the init does to have these layers of a history in its root: the first new, to be written to, the others from the topmost on."""
+    key = id(spec), id(machine), who.idmaps
+    found = _layers.get(key)
+    if found is None:
+        mounts = Mounts(spec, machine, who, context.view, context.scratch, first=st.PASSED + int(context.held), again=True)
+        mounts.other_layers()
+        if len(_layers) >= _SETUPS:
+            del _layers[next(iter(_layers))]
+        steps = (*mounts.host, *mounts.build, st.Pivot(blame="rootfs"), st.Keep(slot=st.ROOT))
+        found = _layers[key] = spec, machine, steps  # kept with it, so that their ids stay theirs
+    text = b"".join(b"%d\0" % name for name in names)
+    return tuple(evolve(step, text=text) if isinstance(step, st.Layers) else step for step in found[2])
 
 
 def _remembered_setup(

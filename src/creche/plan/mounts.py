@@ -52,7 +52,7 @@ class Mounts(Pieces):
         """The container's root, and what every root of ours has: /proc, /dev, /tmp."""
         rootfs = self.spec.rootfs
         self._covered = not isinstance(rootfs, HostView) or (self.sourced and covers_trees(self.spec, self.view))
-        if rootfs is not None:
+        if rootfs is not None and not self.layering:
             self._staging()
         if rootfs is None:
             self.host.append(st.Open(slot=st.ROOT, text="/", flags=st.DIRECTORY))
@@ -131,7 +131,9 @@ class Mounts(Pieces):
             self._proc(Proc(), "rootfs")
         if "/dev" not in taken:
             self._dev(taken)
-        if "/tmp" not in taken:
+        if isinstance(self.spec.rootfs, Overlay) and self.spec.rootfs.history and "/tmp" not in taken:
+            self.build.append(st.MakeDirectory(text="/tmp", a=0o1777, flags=st.OPTIONAL, blame="rootfs.history"))
+        elif "/tmp" not in taken:
             self._attach(self._tmpfs(TMP_SIZE, 0o1777, "rootfs"), "/tmp", "rootfs")
 
     def _proc(self, proc: Proc, blame: str) -> None:
@@ -229,6 +231,34 @@ class Mounts(Pieces):
             self._devpts(mount, blame)
         elif isinstance(mount, Mqueue):
             self._attach(self._new("mqueue", (), NOSUID | NODEV | NOEXEC, blame), mount.target, f"{blame}.target")
+
+    # ---- other layers of the root, in a container that goes on ----
+
+    def other_layers(self) -> None:
+        """The root anew, and all that is mounted in it moved there: what lies at the top of a root can't be moved away by a guest."""
+        self.layering = True
+        self.root()
+        root, self.build = self.build, []
+        self.base()  # for the sake of the places in the stage that it takes
+        taken = {mount.target or "" for mount in self.spec.mounts if not isinstance(mount, Symlink)}
+        moved = [path for path in ("/proc", "/dev") if path not in taken]
+        self.build = root
+        moved += [mount.target for mount in self.spec.mounts if not isinstance(mount, (Bind, Symlink)) and mount.target]
+        for path in moved:
+            slot = self._slot()
+            self.host.append(st.Open(slot=slot, text=path, flags=st.INSIDE, blame="rootfs.history"))
+            self.build.append(st.Attach(slot=slot, text=path, blame="rootfs.history"))
+        if "/tmp" not in taken:
+            self.build.append(st.MakeDirectory(text="/tmp", a=0o1777, flags=st.OPTIONAL, blame="rootfs.history"))
+        for index, mount in enumerate(self.spec.mounts):
+            before = self.build
+            if isinstance(mount, Symlink):
+                self.build.append(st.MakeSymlink(text=mount.source, text2=mount.target, flags=st.OPTIONAL, blame=f"mounts[{index}].target"))
+                continue
+            if not isinstance(mount, Bind) or any(mount.target.startswith(path + "/") for path in moved):
+                self.build = []  # it has been moved; its places in the stage are taken
+            self._mount(mount, f"mounts[{index}]")
+            self.build = before
 
     def _copy_up(self, mount: Tmpfs, size: int, blame: str) -> None:
         """A copy that costs nothing until it is written to: the tmpfs as the upper layer over what the root has there."""

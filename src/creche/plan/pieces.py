@@ -20,6 +20,7 @@ RDONLY, NOSUID, NODEV, NOEXEC = 0x1, 0x2, 0x4, 0x8  # mount_setattr(2)
 MIB = 1 << 20
 UPPER_SIZE = 512 * MIB  #: of a throw-away upper layer
 INODES = 65_536
+FIRST = b"1\0"  #: the name of a history's first layer
 
 
 class Pieces:
@@ -35,6 +36,7 @@ class Pieces:
         self.host: list[st.Step] = []
         self.build: list[st.Step] = []
         self.late: list[st.Step] = []
+        self.layering = False  # again, but for other layers of the root alone
         self.layers: int | None = None  # the slot in which the root's throw-away upper layer lies
         self._stage: int | None = None
         self._staged = self._scratches = 0
@@ -197,6 +199,9 @@ class Pieces:
         lowers = [self._layer(path, f"{blame}.lower[{index}]") for index, path in enumerate(overlay.lower)]
         if overlay.upper is not None and overlay.work is not None:
             return lowers, *self._named(overlay.upper, overlay.work, blame)
+        if overlay.history:
+            self.layers = self._layered(blame)
+            return lowers, None, None
         if self.machine.tmpfs_user_xattr or not self.userns:
             fresh = self._tmpfs(UPPER_SIZE, 0o755, blame)
             self._stage_fresh(fresh, blame)
@@ -213,6 +218,15 @@ class Pieces:
                 self.layers = slot
             return lowers, *self._below(slot, "upper", "work", f"{blame}.upper")
         return lowers, *self._named(f"{folder}/upper", f"{folder}/work", blame)
+
+    def _layered(self, blame: str) -> int:
+        """Where the layers of a history lie side by side; with another set of them it is the one there is."""
+        if self.layering:
+            self._staged += 1
+            return st.LAYERS
+        fresh = self._tmpfs(UPPER_SIZE, 0o755, blame)
+        self._stage_fresh(fresh, blame)
+        return fresh
 
     def _layer(self, path: str, blame: str) -> int:
         """A directory of the host's as a layer; for resets it is kept as a mount, since overlayfs takes no detached one."""
@@ -264,6 +278,8 @@ class Pieces:
         self.build.append(st.FsOpen(slot=slot, text="overlay", blame=blame))
         if self.userns:
             self.build.append(st.FsFlag(slot=slot, text="userxattr", blame=blame))
+        if blame == "rootfs" and self.layers is not None and upper is None:
+            self.build.append(st.Layers(slot=slot, slot2=self.layers, text=FIRST, blame="rootfs.history"))
         self.build += [st.FsFd(slot=slot, slot2=lower, text="lowerdir+", blame=blame) for lower in lowers]
         if upper is not None and work is not None:
             self.build.append(st.FsFd(slot=slot, slot2=upper, text="upperdir", blame=blame))

@@ -14,7 +14,7 @@ from . import steps as st
 from .seccomp import compile_filter, verdict
 from .seccomp.rules import Kind
 
-__all__ = ["check_renewable", "covers_trees", "keeps_sources", "keyring_steps", "renewable"]
+__all__ = ["check_history", "check_renewable", "covers_trees", "keeps_sources", "keyring_steps", "renewable"]
 
 #: A guest with one of these could change what a reset is made of: the mounts, or the init itself.
 _TOO_MUCH = ("CAP_SYS_ADMIN", "CAP_SYS_PTRACE")
@@ -78,6 +78,21 @@ def covers_trees(spec: Spec, view: HostListing) -> bool:
     targets += [path for path in (*(security.masked_paths or ()), *(security.readonly_paths or ())) if path.split("/")[1:2] not in (["proc"], ["sys"])]
     roots = [*(path for path, _ in view.trees), *(path for path, _ in view.links), "/dev"]
     return any(target == root or target.startswith(root + "/") for target in targets for root in roots)
+
+
+def check_history(spec: Spec, machine: Machine) -> None:
+    """Raise UnsupportedError where a root of other layers could not take the place of one in use."""
+    if not isinstance(spec.rootfs, Overlay) or not spec.rootfs.history:
+        return
+    check_renewable(spec)
+    if not machine.overlay_lowerdir_plus or not machine.tmpfs_user_xattr:
+        raise UnsupportedError(f"Overlay(history=True) on Linux {machine.release}: many layers take lowerdir+, which overlayfs has from 6.7 on", "boot a newer kernel")
+    for index, mount in enumerate(spec.mounts):
+        if not isinstance(mount, (Bind, Symlink)) and (mount.target or "").rstrip("/").count("/") != 1:
+            raise UnsupportedError(f"Overlay(history=True) with mounts[{index}] at {mount.target}: it must move to each new root", "give it a target at the top, such as /data")
+    security = spec.security
+    if spec.devices or any(not path.startswith(("/proc/", "/sys/")) for path in (*(security.masked_paths or ()), *(security.readonly_paths or ()))):
+        raise UnsupportedError("Overlay(history=True) with devices, or with paths masked or read-only in the root itself", "leave them out, or mount something there")
 
 
 def keyring_steps(spec: Spec, machine: Machine, uids: Set[int]) -> list[st.Step]:

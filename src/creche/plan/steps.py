@@ -81,6 +81,7 @@ class FsOpen(Step): "`slot` becomes the context of a new file system of type `te
 class FsString(Step): "Sets the parameter `text` to `text2`."; op = "FS_STRING"
 class FsFlag(Step): "Sets the flag `text`."; op = "FS_FLAG"
 class FsFd(Step): "Sets the parameter `text` to the path of what slot2 holds."; op = "FS_FD"
+class Layers(Step): "Gives an overlay the layers of the names `text` below slot2: the first is made, to be written to."; op = "LAYERS"
 class FsMount(Step): "`slot` turns from a context into a detached mount with the attributes `a`."; op = "FS_MOUNT"
 class OverlayOld(Step): "`slot` becomes an overlay of the lowers `a`…`a+b-1`, upper slot2, work slot2+1 (before 6.7)."; op = "OVERLAY_OLD"
 class Stage(Step): "Attaches `slot` over the old root, or at a new name `text` of the staged slot2, so that trees can be taken from it."; op = "STAGE"

@@ -90,6 +90,9 @@ class Overlay:
 
     `lower` is read only, its first directory on top, as in overlayfs's lowerdir. What is written goes into `upper`,
     with `work` an empty directory beside it on the same file system; without them, into a tmpfs that is thrown away.
+
+    With `history` each command's writes are a layer of their own, to look at and to go back to (`Container.history`); for a
+    root without `upper`. Then /tmp is part of it, and no mount of its own.
     """
 
     PLACE: ClassVar[str] = "Overlay"
@@ -101,6 +104,7 @@ class Overlay:
     work: str | None = setting(Maybe(_SOURCE), None)
     target: str | None = setting(Maybe(_TARGET), None)
     readonly: bool = setting(_FLAG, False)
+    history: bool = setting(_FLAG, False)
 
     if TYPE_CHECKING:
 
@@ -111,9 +115,12 @@ class Overlay:
             work: Path | None = None,
             target: Path | None = None,
             readonly: bool = False,
+            history: bool = False,
         ) -> None: ...
 
     def __attrs_post_init__(self) -> None:
+        if self.history and (self.upper is not None or self.target is not None or self.readonly):
+            raise SpecError("Overlay.history", True, "it is for a root whose writes are thrown away: leave upper, target and readonly out")
         if self.upper is None and self.work is None:
             return
         if self.work is None:
