@@ -84,6 +84,17 @@ for _name, _package in {
     _program(_name, _package)
 
 
+@_need("musl")
+def _musl() -> str | None:
+    return None if shutil.which("musl-gcc") else "musl-gcc (Debian's package musl-tools)"
+
+
+@_need("aarch64")
+def _aarch64() -> str | None:
+    there = shutil.which("aarch64-linux-gnu-gcc") and shutil.which("qemu-aarch64")
+    return None if there else "a cross compiler and an emulator (Debian's packages gcc-aarch64-linux-gnu and qemu-user)"
+
+
 _TRY = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)

@@ -12,13 +12,14 @@ INTERPRETER = ["interp.c", "step_fs.c", "step_place.c", "step_id.c", "step_idmap
 
 
 def build(folder: Path, program: str, sources: list[str], *options: str, compiler: str = "cc", sanitize: str = "address,undefined") -> Path:
-    """The program of tests/native/`program`.c with these sources of native/, built into the folder."""
+    """The program of tests/native/`program`.c with these sources of native/, built into the folder; static where unsanitized."""
     (folder / "init_elf.h").write_text("static const unsigned char init_elf[] = {0};\n")  # where the real one was never built
     target = folder / f"{program}-{sanitize.partition(',')[0]}"
     subprocess.run(
         [
-            compiler, "-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter", f"-fsanitize={sanitize}",
-            "-fno-sanitize-recover=all", "-DCRECHE_RECORD", *options, "-I", NATIVE, "-I", folder, "-o", target,
+            compiler, "-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter",
+            *([f"-fsanitize={sanitize}", "-fno-sanitize-recover=all"] if sanitize else ["-static"]),
+            "-DCRECHE_RECORD", *options, "-I", NATIVE, "-I", folder, "-o", target,
             HERE / f"{program}.c", *(NATIVE / name for name in sources), "-lpthread",
         ],
         check=True,

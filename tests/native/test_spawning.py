@@ -12,6 +12,7 @@ from needs import needs
 
 pytestmark = [needs("cc", "sanitizers"), pytest.mark.slow]
 
+SCENES = ["a-late-failure", "a-dead-reader", "a-cancel-in-the-queue", "a-fork", "all-is-closed", "joining-is-undumpable", "a-storm"]
 SPAWN = [*INTERPRETER, "child.c", "spawn.c", "room.c", "calls.c"]
 
 
@@ -25,18 +26,7 @@ def process1(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("process1"), "process1", ["init_files.c", "init_listen.c", "init_self.c", "init_talk.c", *INTERPRETER])
 
 
-@pytest.mark.parametrize(
-    "scene",
-    [
-        "a-late-failure",
-        "a-dead-reader",
-        "a-cancel-in-the-queue",
-        "a-fork",
-        "all-is-closed",
-        "joining-is-undumpable",
-        "a-storm",
-    ],
-)
+@pytest.mark.parametrize("scene", SCENES)
 def test_a_spawn_keeps_its_promises(spawning: Path, scene: str) -> None:
     done = play(spawning, scene)
     assert done.returncode == 0, done.stderr[-4000:]
