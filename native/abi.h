@@ -52,6 +52,7 @@ enum {
 	CRECHE_GROUP_MAP = 128,         /* MAP, MAP_TOOL: gid_map rather than uid_map */
 	CRECHE_DENY_SETGROUPS = 256,    /* MAP: write "deny" to setgroups first: user_namespaces(7) */
 	CRECHE_NO_ROOT = 512,           /* CAPABILITIES: uid 0 gains nothing by exec (SECBIT_NOROOT, locked) */
+	CRECHE_BOUNDING = 4096,         /* CAPABILITIES: the bounding set alone, for all that is started from here on */
 	CRECHE_NOT_INHERITED = 2048,    /* CAPABILITIES: all that are permitted stay so, none is inheritable or ambient */
 	CRECHE_USERXATTR = 1024,        /* OVERLAY_OLD: in a user namespace (overlayfs.rst) */
 };

@@ -64,6 +64,26 @@ STEP(GROUPS)
 
 STEP(USER) { return step_IDENTITY(c, s); }
 
+/* What is not there any more is not dropped again: to ask takes a quarter of the time, for credentials are copied only to be
+   changed. */
+static long keep_bounding(uint64_t mask)
+{
+	for (int i = 0; i < 64; i++) {
+		long r;
+
+		if (mask >> i & 1)
+			continue;
+		r = sys5(__NR_prctl, PR_CAPBSET_READ, i, 0, 0, 0);
+		if (r == -EINVAL)
+			break; /* past the last that this kernel knows */
+		if (r > 0)
+			r = sys5(__NR_prctl, PR_CAPBSET_DROP, i, 0, 0, 0);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
 /* One list for every set: bounding, permitted, effective; inheritable and ambient only where it is not empty
    (capabilities(7)). Nothing is left to gain by a later exec. */
 STEP(CAPABILITIES)
@@ -75,6 +95,8 @@ STEP(CAPABILITIES)
 	int may_drop;
 
 	(void)c;
+	if (s->flags & CRECHE_BOUNDING)
+		return keep_bounding(s->a);
 	/* A change of ids leaves them permitted at most (KEEP_CAPS), but what follows looks at the effective ones. */
 	r = sys2(__NR_capget, &header, data);
 	if (r < 0)
@@ -89,15 +111,9 @@ STEP(CAPABILITIES)
 	/* A caller without power may not drop from the bounding set; with no_new_privs, which then must follow, that set gives
 	   nothing to anybody (capabilities(7), execve(2)). */
 	may_drop = data[0].effective >> CAP_SETPCAP & 1 || !(s->flags & CRECHE_NO_ROOT);
-	for (int i = 0; may_drop && i < 64; i++) {
-		if (s->a >> i & 1)
-			continue;
-		r = sys5(__NR_prctl, PR_CAPBSET_DROP, i, 0, 0, 0);
-		if (r == -EINVAL)
-			break; /* past the last that this kernel knows */
-		if (r < 0)
-			return r;
-	}
+	r = may_drop ? keep_bounding(s->a) : 0;
+	if (r < 0)
+		return r;
 	if (may_drop && s->flags & CRECHE_NO_ROOT) {
 		r = sys5(__NR_prctl, PR_SET_SECUREBITS,
 			 SECBIT_NOROOT | SECBIT_NOROOT_LOCKED | SECBIT_KEEP_CAPS_LOCKED, 0, 0, 0);

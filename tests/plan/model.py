@@ -117,6 +117,9 @@ def _setup_step(m: Model, step: st.Step, plan: Plan, spec: Spec) -> None:
     elif isinstance(step, st.Pivot):
         must(m.rooted, "a pivot into nothing")
         m.pivoted = True
+    elif isinstance(step, st.Capabilities):
+        must(m.identity and step.flags == st.BOUNDING, "the init keeps what it needs, its commands' bounding set alone goes")
+        must(bin(step.a).count("1") == len(spec.security.capabilities), "the bounding set is the Spec's list")
     elif isinstance(step, st.Seccomp):
         m.filtered = True
     elif isinstance(step, st.Keep):
@@ -156,6 +159,7 @@ def command(plan: Plan, spec: Spec) -> None:
     kinds = [type(step) for step in plan.command]
     must(kinds[-1] is st.Exec and kinds.count(st.Exec) == 1, "the last Step executes the command")
     must(kinds.count(st.Descriptors) == 1 and kinds.count(st.Signals) == 1, "descriptors and signals are put right once")
+    must(all(bool(step.a) == plan.init for step in plan.command if isinstance(step, st.Signals)), "without an init signals are put right one by one")
     security = spec.security
     if security.seccomp is not None and not security.privileged:
         must(kinds[-2] is st.Seccomp, "the filter is the last thing before exec")

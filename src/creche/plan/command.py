@@ -18,7 +18,7 @@ from .landlock import landlock_steps
 from .seccomp import Filter, compile_filter
 from .seccomp.filters import NEW_LISTENER
 
-__all__ = ["Account", "Descriptor", "Limited", "command_steps", "environment", "filter_of", "listens"]
+__all__ = ["Account", "Descriptor", "Limited", "capability_mask", "command_steps", "environment", "filter_of", "listens"]
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NEWCGROUP = 0x0200_0000
@@ -67,6 +67,11 @@ def _strings(words: list[str] | tuple[str, ...]) -> bytes:
     return b"".join(word.encode("utf-8", "surrogateescape") + b"\0" for word in words)
 
 
+def capability_mask(spec: Spec) -> int:
+    """The capabilities that a command keeps, as bits."""
+    return sum(1 << CAPABILITIES.index(name) for name in spec.security.capabilities)
+
+
 def command_steps(
     spec: Spec,
     machine: Machine,
@@ -109,7 +114,7 @@ def command_steps(
         steps.append(st.Nice(a=spec.nice, blame="nice"))
     if spec.oom_score_adj is not None and spec.has_init:
         steps.append(st.Write(slot=st.PROC, text="self/oom_score_adj", text2=str(spec.oom_score_adj), blame="oom_score_adj"))
-    mask = sum(1 << CAPABILITIES.index(name) for name in security.capabilities)
+    mask = capability_mask(spec)
     steps.append(st.KeepCaps())
     steps += _ids(spec, machine, who, account)
     if security.selinux is not None and not machine.selinux:
@@ -128,7 +133,7 @@ def command_steps(
     steps.append(st.Chdir(text=spec.cwd or "/", blame="cwd"))
     steps += landlock_steps(security.landlock, machine)
     steps += _limits(limits, late)
-    steps.append(st.Signals())
+    steps.append(st.Signals(a=int(spec.has_init)))
     steps += _filters(spec, machine)
     variables = environment(spec, account, caller)
     name = spec.command[0]

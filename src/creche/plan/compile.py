@@ -12,9 +12,9 @@ from ..machine import KERNEL_FLOOR, Machine
 from ..spec.filesystem import Bind, Overlay
 from ..spec.spec import Spec
 from . import steps as st
-from .command import Account, Descriptor, Limited, command_steps
+from .command import Account, Descriptor, Limited, capability_mask, command_steps
 from .guard import guard_steps
-from .ids import RANGE, Identity, identity, map_steps, may_set_groups, no_groups
+from .ids import RANGE, Identity, identity, map_steps, may_set_groups, no_groups, outside
 from .mounts import MS_PRIVATE, Mounts
 from .renewal import check_history, check_renewable, keeps_sources, keyring_steps
 
@@ -55,6 +55,7 @@ class Plan:
     new: tuple[str, ...]  #: namespaces made by the one clone3, by their Spec names
     joins: tuple[tuple[str, str | int], ...]  #: namespaces entered before it: (name, path or descriptor)
     init: bool
+    caller_is_root: bool = False  #: the caller's own id is the container's uid 0
     descriptors: tuple[Descriptor, ...] = ()
 
     @property
@@ -64,8 +65,11 @@ class Plan:
 
     @property
     def ambient(self) -> bool:
-        """Whether the init must carry capabilities over its exec: it has power in a user namespace by no id of its own."""
-        return "user" in self.new or any(name == "user" for name, _ in self.joins)
+        """Whether the init must carry capabilities over its exec: it has power in a user namespace by no id of its own.
+
+        A caller who is uid 0 there has them all by that (capabilities(7)): the maps are written before the exec.
+        """
+        return ("user" in self.new and not self.caller_is_root) or any(name == "user" for name, _ in self.joins)
 
 
 def needs_scratch(spec: Spec, machine: Machine) -> int:
@@ -145,7 +149,7 @@ def compile(spec: Spec, machine: Machine, context: Context) -> Plan:
         command = _remembered_command(spec, machine, who, account, descriptors, context)
     return Plan(
         parent=tuple(parent), setup=setup, command=command, who=who, new=new, joins=joins,
-        init=spec.has_init, descriptors=descriptors,
+        init=spec.has_init, caller_is_root=outside(who.uid_map, 0) == machine.euid, descriptors=descriptors,
     )  # fmt: skip
 
 
@@ -225,7 +229,7 @@ def _remembered_setup(
     security = spec.security
     key = (
         spec.init, spec.rootfs, spec.mounts, spec.devices, spec.namespaces, spec.hostname or spec.name, spec.domainname, tuple(spec.sysctl.items()),
-        security.masked_paths, security.readonly_paths, security.no_new_privs, security.privileged,
+        security.masked_paths, security.readonly_paths, security.no_new_privs, security.privileged, tuple(security.capabilities),
         who.new, who.private, who.idmaps, who.setgroups, who.uid, who.gid, who.maps_group(5), context.scratch, context.held, id(machine), id(context.view),
         spec.has_init, tuple(spec.time_offsets.items()), again, keeps_sources(spec, context.view),
         (who.uid_map, who.gid_map) if any(isinstance(mount, Bind) and mount.uid_map for mount in spec.mounts) else None,
@@ -291,6 +295,9 @@ def _setup(spec: Spec, machine: Machine, who: Identity, context: Context, again:
     if kinds["network"] is True:
         setup.append(st.Loopback(blame="namespaces.network"))
     setup += [st.Keep(slot=st.ROOT), st.Keep(slot=st.PROC)]
-    if not again:  # a filter is for ever
+    if not again:  # what follows is for ever
+        if kinds["user"] is True and spec.has_init and (not spec.security.privileged or spec.security.capabilities):
+            # Once for all commands, none of which can have another list: each would copy its credentials for each of them.
+            setup.append(st.Capabilities(a=capability_mask(spec), flags=st.BOUNDING, blame="security.capabilities"))
         setup += guard_steps(spec, machine)
     return tuple(setup), tuple(mounts.parent)

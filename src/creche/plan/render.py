@@ -252,6 +252,8 @@ def _capabilities(step: st.Step, namer: _Namer) -> tuple[str, str]:
     kept = [name for number, name in enumerate(CAPABILITIES) if step.a >> number & 1]
     if step.flags & st.NOT_INHERITED:
         return "capset", "all that it can have, none for others to inherit"
+    if step.flags & st.BOUNDING:
+        return "prctl", f"nothing started from here on gains a capability{' but ' if kept else ''}{' '.join(kept)}"
     what = "all that it can have" if len(kept) == len(CAPABILITIES) else " ".join(kept) or "none"
     return "capset", what + (", and root is a user like others" if step.flags & st.NO_ROOT else "")
 

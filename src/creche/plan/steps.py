@@ -16,7 +16,7 @@ PASSED = 16  #: the first slot of the descriptors that come with a message
 IDMAPPED = 512  #: the first slot of the trees that the parent makes for its child
 
 OPTIONAL, RECURSIVE, DIRECTORY, KEEP_SLOT, INSIDE, NO_LINK = 1, 2, 4, 8, 32, 64
-GROUP_MAP, DENY_SETGROUPS, NO_ROOT, USERXATTR, NOT_INHERITED = 128, 256, 512, 1024, 2048
+GROUP_MAP, DENY_SETGROUPS, NO_ROOT, USERXATTR, NOT_INHERITED, BOUNDING = 128, 256, 512, 1024, 2048, 4096
 
 
 def _bytes(value: Any) -> bytes:
@@ -113,10 +113,10 @@ class Unshare(Step): "unshare(2) with the flags `a`."; op = "UNSHARE"
 class KeepCaps(Step): "Capabilities outlive the change of ids that follows."; op = "KEEP_CAPS"
 class Groups(Step): "setgroups(2) to the gids in `text`."; op = "GROUPS"
 class User(Step): "The command becomes uid `a`, gid `b`."; op = "USER"
-class Capabilities(Step): "Keeps the capabilities in the mask `a`, in every set, and no others; NOT_INHERITED: all that are permitted, none for others to inherit."; op = "CAPABILITIES"
+class Capabilities(Step): "Keeps the capabilities in the mask `a`, in every set, and no others; NOT_INHERITED: all that are permitted, none for others to inherit; BOUNDING: in the bounding set alone."; op = "CAPABILITIES"
 class NoNewPrivs(Step): "prctl(2) PR_SET_NO_NEW_PRIVS."; op = "NO_NEW_PRIVS"
 class Chdir(Step): "The working directory `text`, resolved inside."; op = "CHDIR"
-class Signals(Step): "Every signal's disposition to its default, none blocked."; op = "SIGNALS"
+class Signals(Step): "Every signal's disposition to its default (a: they are the init's, which are), none blocked."; op = "SIGNALS"
 class LandlockRuleset(Step): "`slot` becomes a ruleset that handles the file rights `a`, the network rights `b` and the scopes `text`."; op = "LANDLOCK"
 class LandlockPath(Step): "Allows the rights `a` at and below `text`."; op = "LANDLOCK_PATH"
 class LandlockPort(Step): "Allows the right `a` for the port `b`."; op = "LANDLOCK_PORT"
