@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import anyio
 import pytest
 from state.remains import REMAINS
@@ -23,12 +25,17 @@ async def look(box: Container, command: str) -> bytes:
     return (await box.run(["sh", "-c", command], timeout=20)).stdout.strip()
 
 
-@pytest.mark.parametrize("name", [name for name in REMAINS if name not in ("keys in its keyrings", "the processors of process 1")])
+@pytest.mark.parametrize("name", REMAINS)
 async def test_no_guest_finds_what_another_left(name: str) -> None:
     remain = REMAINS[name]
+    if "processors" in name and len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one processor alone")
     async with Pool(remain.spec, size=1, reuse="reset", maximum=1) as pool:
         async with pool.acquire() as first:
-            assert (await first.run(["sh", "-c", remain.plant], timeout=20)).ok
+            planted = await first.run(["sh", "-c", remain.plant], timeout=20)
+            if planted.stderr == b"no keys\n":
+                pytest.skip("this kernel has no keys, or something around us forbids them")
+            assert planted.ok, planted.stderr
             assert await look(first, remain.look)  # the control: it is there to be found
         async with pool.acquire() as second:
             assert second is first
