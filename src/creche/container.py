@@ -18,7 +18,7 @@ from .channel import Channel
 from .communicate import alone
 from .errors import CrecheError, SpecError
 from .keeping import Keeping
-from .lifecycle import CLOSING, Action, Event, State, step
+from .lifecycle import CLOSING, TELLING, Action, Event, State, step
 from .limited import Limited, earlier
 from .listening import Listening
 from .machine import Machine
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Container"]
 
-TELLING = 1.0  # seconds in which an init must tell of a main command that is dead, and end
 _ids = count(1)
 
 
@@ -225,7 +224,7 @@ class Container(Starting, Place, Keeping, Undoing, Renewing, Limited, Listening)
             raise CrecheError(f"the container can't be waited for: {self._state.value}")
         while True:
             spent = self._cpu_alarm()
-            await self._channel.until(done, lambda: earlier(process._grace_ends, spent))  # noqa: B023
+            await self._channel.until(done, lambda: earlier(process._alarm_at, spent))  # noqa: B023
             if done() or self._channel.ended:
                 return
             self._alarm(process)
@@ -235,6 +234,7 @@ class Container(Starting, Place, Keeping, Undoing, Renewing, Limited, Listening)
         if process._grace_ends is not None and time.monotonic() >= process._grace_ends:
             process._grace_ends = None
             process._kill(Reason.KILLED, "terminate(), after its grace")
+        process._unheard()
         if self._cpu_spent():
             self._kill(Reason.TIMEOUT, limit="limits.cpu_time", value=self.spec.limits.cpu_time)
 
@@ -278,7 +278,7 @@ class Container(Starting, Place, Keeping, Undoing, Renewing, Limited, Listening)
         return True
 
     async def _readable(self) -> None:
-        at = earlier(self._processes[1]._grace_ends, self._cpu_alarm())
+        at = earlier(self._processes[1]._alarm_at, self._cpu_alarm())
         with (
             anyio.move_on_after(None if at is None else max(0.0, at - time.monotonic())),
             contextlib.suppress(anyio.ClosedResourceError),  # nudged: a grace was set
@@ -407,6 +407,7 @@ class Container(Starting, Place, Keeping, Undoing, Renewing, Limited, Listening)
                 process.look(self._group is None)
                 process._killing, process._killed_by = reason, by
                 process.limit, process.limit_value = limit, value
+            process._expect_word(reason)
         if self._main is None or not self._main.is_over():
             self._strike()
 

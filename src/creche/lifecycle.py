@@ -6,9 +6,10 @@ import enum
 
 from .errors import CrecheError
 
-__all__ = ["CLOSING", "Action", "Event", "State", "step"]
+__all__ = ["CLOSING", "TELLING", "Action", "Event", "State", "step"]
 
 CLOSING = 30.0  # seconds in which what was killed must be dead
+TELLING = 1.0  #: seconds in which an init must tell of a command that is dead
 
 
 class State(enum.Enum):

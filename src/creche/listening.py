@@ -215,7 +215,7 @@ class _Source(Generic[T]):
     async def _news(self, calls: _Calls, channel: Channel) -> None:
         """Wait for a call, or a word of the init's; and keep time meanwhile, as all do who wait for the container."""
         main = self._box._processes[1]
-        at = earlier(main._grace_ends, self._box._cpu_alarm())
+        at = earlier(main._alarm_at, self._box._cpu_alarm())
         calls.watch(channel.fileno())
         try:
             with anyio.move_on_after(None if at is None else max(0.0, at - time.monotonic())) as late:

@@ -15,7 +15,7 @@ import attrs
 
 from .commands import figures
 from .errors import CrecheError
-from .lifecycle import CLOSING
+from .lifecycle import CLOSING, TELLING
 from .results import Detail, Exit, Reason, Usage
 from .spawn import exhausted
 from .streams import ReceiveStream, SendStream
@@ -59,6 +59,8 @@ class Process(anyio.abc.Process):
         self._killing: Reason | None = None
         self._killed_by = ""
         self._grace_ends: float | None = None
+        self._told_by: float | None = None
+        self._wanted: Reason | None = None
         self._refused: str | None = None
         self.started = False
         self.listens = False  #: its filter has a listener, which comes with the news of its start
@@ -129,6 +131,32 @@ class Process(anyio.abc.Process):
         """It is about to be killed for a call that its filter kills for (`violations`, whose thread asks)."""
         if self._killing is None:
             self._killing, self._refused = Reason.SECCOMP, call
+
+    @property
+    def _alarm_at(self) -> float | None:
+        """When whoever waits for it must look at the clock."""
+        return min((at for at in (self._grace_ends, self._told_by) if at is not None), default=None)
+
+    def _expect_word(self, reason: Reason) -> None:
+        """It is to be dead, and its init to tell of that soon."""
+        if self.started and self._exit is None and self._told_by is None and self._box.spec.has_init:
+            self._told_by, self._wanted = time.monotonic() + TELLING, reason
+            self._box._wake()
+
+    def _unheard(self) -> None:
+        """Dead, and not told of: a guest that traces another is told of its death before the init (ptrace(2)), and may never wait for it."""
+        if self._told_by is None or self._exit is not None or time.monotonic() < self._told_by:
+            return
+        self._told_by = None
+        if not self.is_over():
+            self._told_by = time.monotonic() + TELLING
+            return
+        self._killing = self._killing or self._wanted
+        if self is self._box._main:
+            self._box._strike()  # the tracer dies with all else
+        else:
+            self._ended(None, self.last_seen(Usage(user=0.0, system=0.0, wall=time.monotonic() - self._began)), 0)
+            self._box._leave(self._ident)
 
     def is_over(self) -> bool:
         """Whether it is dead and its init is about to tell how: then it ended before we acted."""
@@ -222,6 +250,7 @@ class Process(anyio.abc.Process):
             self._killing = self._killing or reason
             self._killed_by = self._killed_by or by
             self.send_signal(_signal.SIGKILL)
+        self._expect_word(reason)
 
     async def aclose(self) -> None:
         """Kill what still runs, wait for its death, close the streams; shielded from cancellation."""

@@ -78,7 +78,8 @@ async def test_a_bomb_beside_so_many_starts(count: int) -> None:
                     "the control: who is inside and large is taken, whatever it does"
                 )
                 with anyio.fail_after(600):
-                    for _ in range(count):
+                    # The bystander's is the first; a slow machine may start all these before the second.
+                    while told.total() < count or box._oom_kills() < 2:
                         try:
                             told[(await box.run(["true"])).exit.reason.name] += 1
                         except CrecheError:
@@ -88,7 +89,7 @@ async def test_a_bomb_beside_so_many_starts(count: int) -> None:
         assert box.exit is None, "its init lives"
         assert (await box.run(["true"])).exit.ok
         assert (await other.run(["true"])).exit.ok
-    assert told["EXITED"] > count // 2
+    assert told["EXITED"] > told.total() // 2
     assert box.exit is not None and box.exit.oom_kills > 1, "the bomb went off again and again"
 
 
