@@ -168,9 +168,11 @@ def _files() -> Iterator[str]:
 
 
 def _cgroups() -> Iterator[str]:
+    # The leaf that the supervisor moved to, in a scope of its own, stays for as long as it does: it stands in it.
+    homes = tuple(line.rpartition(":")[2] for line in Path("/proc/self/cgroup").read_text().splitlines() if not line.endswith("/"))
     for folder, names, _ in os.walk("/sys/fs/cgroup"):
         for name in names:
-            if "creche" in name and _may_be_ours(name):
+            if "creche" in name and _may_be_ours(name) and not os.path.join(folder, name).endswith(homes):
                 yield os.path.join(folder, name)
 
 
