@@ -5,6 +5,13 @@
 #include "abi.h"
 #include "sys.h"
 
+/* What the kernel's headers lack, or older ones of them. */
+#define PATH_SIZE 4096
+#define MNT_DETACH 2
+#ifndef AT_RECURSIVE
+#define AT_RECURSIVE 0x8000
+#endif
+
 struct ctx {
 	const unsigned char *blob;      /* header, steps, texts: checked by interp_open */
 	const struct creche_step *steps;

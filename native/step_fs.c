@@ -5,12 +5,6 @@
 #include <linux/mount.h>
 #include <linux/stat.h>
 
-#define PATH_SIZE 4096
-#ifndef AT_RECURSIVE
-#define AT_RECURSIVE 0x8000
-#endif
-#define MNT_DETACH 2
-
 /* Opens what a Step names by path: on the caller's side, below the directory in slot2, or INSIDE the container's root. */
 STEP(OPEN)
 {

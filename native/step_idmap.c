@@ -7,10 +7,6 @@
 #include <linux/sched.h>
 #include <linux/wait.h>
 
-#ifndef AT_RECURSIVE
-#define AT_RECURSIVE 0x8000
-#endif
-
 /* Lives in a new user namespace until it is killed, or whose memory it shares is dead (a signal wakes ppoll). */
 static int hold(void *maker)
 {

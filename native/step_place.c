@@ -5,12 +5,6 @@
 #include <linux/mount.h>
 #include <linux/stat.h>
 
-#define PATH_SIZE 4096
-#define MNT_DETACH 2
-#ifndef AT_RECURSIVE
-#define AT_RECURSIVE 0x8000
-#endif
-
 /* Where the caller's root stays the root, nothing else takes the stage away. */
 STEP(UNSTAGE)
 {

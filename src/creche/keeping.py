@@ -12,7 +12,7 @@ from .spec.filesystem import Overlay
 from .wire import control
 
 if TYPE_CHECKING:
-    from .layers import Change, Layer, Reader
+    from .layers import Change, Layer
     from .plan.compile import Plan
     from .spec.identity import IdMap
     from .spec.spec import Spec
@@ -44,7 +44,7 @@ class Keeping:
         >>> await box.changes()
         [Change(path='/etc/new', kind='added', type='file'), Change(path='/etc/old', kind='deleted', type='file')]
         """
-        from .layers import Layer, closing  # imported by those who look at layers
+        from .layers import closing  # imported by those who look at layers
 
         root = self._written_root("changes")
         if root.history:
@@ -52,11 +52,8 @@ class Keeping:
 
             names = self._written
             return merged([await self._changes_of(root, names[: n + 1], max_files) for n in range(len(names))])
-        with closing([await self._upper(root)]) as (upper,), closing([]) as lowers:
-            for path in root.lower:
-                with failing(path):
-                    lowers.append(Layer(os.open(path, FOLDER)))
-            return await self._reader(max_files).compare(upper, lowers)
+        with closing([await self._upper(root)]) as layers:
+            return await self._compared(root, layers, max_files)
 
     async def commit(self, path: str | os.PathLike[str], *, max_bytes: int | None = None, max_files: int = 1_000_000) -> None:
         """Write its upper layer to a new folder of the host, which ``Overlay([path, *lower])`` has as its topmost layer.
@@ -104,13 +101,20 @@ class Keeping:
         with failing("/"):
             return Layer(await self._ask_file("upper", FOLDER, verb=control.FILE_LAYER), Inside(self._ask_file))
 
-    def _reader(self, max_files: int) -> Reader:
-        """Compares layers; what was made for the container's own mounts is no change."""
-        from .layers import Reader
+    async def _compared(self, root: Overlay, layers: list[Layer], max_files: int) -> list[Change]:
+        """What the first of these layers changed; the root's lower ones are opened behind them, to be closed with them.
 
+        What was made for the container's own mounts is no change.
+        """
+        from .layers import Layer, Reader
+
+        for path in root.lower:
+            with failing(path):
+                layers.append(Layer(os.open(path, FOLDER)))
         targets = ["/proc", "/dev", "/tmp", *(mount.target or "" for mount in self.spec.mounts), *self.spec.devices]
         places = {target.rstrip("/").rsplit("/", up)[0] for target in targets for up in range(target.count("/"))}
-        return Reader(self._prefix, lambda found: (self._disk(found.st_uid, False), self._disk(found.st_gid, True)), max_files, places)
+        reader = Reader(self._prefix, lambda found: (self._disk(found.st_uid, False), self._disk(found.st_gid, True)), max_files, places)
+        return await reader.compare(layers[0], layers[1:])
 
     @property
     def _prefix(self) -> str:

@@ -141,7 +141,7 @@ class Pool:
             for box in [box for box in self._ready if time.monotonic() >= self._looked[box] + self.check_interval]:
                 self._ready.remove(box)
                 self._starting += 1
-                self._tasks.start_soon(self._inspect, box)
+                self._tasks.start_soon(self._once_more, box, False)
             coming = len(self._ready) + self._starting
             alive = coming + self._leased
             if self.reuse == "reset":  # those that are out come back
@@ -217,30 +217,15 @@ class Pool:
                 raise CrecheError(f"the pool's check failed: {error!r}") from error
             raise
 
-    async def _renew(self, box: Container) -> None:
-        """Make one that was handed back as it was at its start; where its guest has made that impossible, let go of it."""
-        try:
-            await box.reset()
-            await self._checked(box)
-        except BaseException as error:
-            self._expired += 1
-            await self._throw(box)
-            if not isinstance(error, (CrecheError, OSError)):
-                raise
-        else:
-            self._reset += 1
-            if self._state is State.RUNNING and (self._waiters or len(self._ready) < self.size) and not self._is_old(box):
-                self._offer(box)
-            else:
-                await self._throw(box)
-        finally:
-            self._starting -= 1
-            self._look()
+    async def _once_more(self, box: Container, was_leased: bool) -> None:
+        """Look at one that waits, or make one that was handed back as it was at its start: it goes to the others, or away.
 
-    async def _inspect(self, box: Container) -> None:
-        """Look at one that waits: it goes back to the others, or away."""
+        Away where it is dead, or its guest has made a reset impossible; and of those handed back, what is old or too many.
+        """
         try:
-            if box.exit is not None:
+            if was_leased:
+                await box.reset()
+            elif box.exit is not None:
                 raise CrecheError("it died while it waited")
             await self._checked(box)
         except BaseException as error:
@@ -249,7 +234,9 @@ class Pool:
             if not isinstance(error, (CrecheError, OSError)):
                 raise
         else:
-            if self._state is State.RUNNING:
+            self._reset += was_leased
+            surplus = was_leased and (self._is_old(box) or (not self._waiters and len(self._ready) >= self.size))
+            if self._state is State.RUNNING and not surplus:
                 self._offer(box)
             else:
                 await self._throw(box)
@@ -287,7 +274,7 @@ class Pool:
             if self.reuse == "reset" and self._state is State.RUNNING and box.exit is None:
                 assert self._tasks is not None
                 self._starting += 1
-                self._tasks.start_soon(self._renew, box)
+                self._tasks.start_soon(self._once_more, box, True)
             else:
                 self._look()  # its successor is made while it ends
                 await self._throw(box)

@@ -16,6 +16,7 @@ import attrs
 from .commands import figures
 from .errors import CrecheError
 from .lifecycle import CLOSING, TELLING
+from .limited import earlier
 from .results import Detail, Exit, Reason, Usage
 from .spawn import exhausted
 from .streams import ReceiveStream, SendStream
@@ -135,7 +136,7 @@ class Process(anyio.abc.Process):
     @property
     def _alarm_at(self) -> float | None:
         """When whoever waits for it must look at the clock."""
-        return min((at for at in (self._grace_ends, self._told_by) if at is not None), default=None)
+        return earlier(self._grace_ends, self._told_by)
 
     def _expect_word(self, reason: Reason) -> None:
         """It is to be dead, and its init to tell of that soon."""
@@ -155,7 +156,7 @@ class Process(anyio.abc.Process):
         if self is self._box._main:
             self._box._strike()  # the tracer dies with all else
         else:
-            self._ended(None, self.last_seen(Usage(user=0.0, system=0.0, wall=time.monotonic() - self._began)), 0)
+            self._ended(None, self.last_seen(Usage(wall=time.monotonic() - self._began)), 0)
             self._box._leave(self._ident)
 
     def is_over(self) -> bool:

@@ -21,7 +21,7 @@ from .wire import control
 from .wire.encode import encode
 
 if TYPE_CHECKING:
-    from .layers import Change, Layer, Reader
+    from .layers import Change, Layer
     from .machine import Machine
     from .process import Process
 
@@ -51,7 +51,7 @@ class Undoing:
         _processes: dict[int, Process]
         _resetting: bool
 
-        def _reader(self, max_files: int) -> Reader: ...
+        async def _compared(self, root: Overlay, layers: list[Layer], max_files: int) -> list[Change]: ...
         @contextlib.asynccontextmanager
         async def _whole(self) -> AsyncIterator[None]:
             yield
@@ -109,15 +109,12 @@ class Undoing:
 
     async def _changes_of(self, root: Overlay, names: tuple[int, ...], max_files: int) -> list[Change]:
         """What the last of these layers changed."""
-        from .layers import Layer, closing
+        from .layers import closing
 
         with closing([]) as layers:
             for name in reversed(names):
                 layers.append(await self._layer(name))
-            for path in root.lower:
-                with failing(path):
-                    layers.append(Layer(os.open(path, FOLDER)))
-            return await self._reader(max_files).compare(layers[0], layers[1:])
+            return await self._compared(root, layers, max_files)
 
     async def _layer(self, name: int) -> Layer:
         from .layers import Layer

@@ -8,14 +8,9 @@ from pathlib import Path
 
 import anyio
 import pytest
+from loop.helpers import until
 
 from creche import Container, CrecheError, Directory, Pool, SpawnError, Spec, SpecError
-
-
-async def until(condition: object) -> None:
-    with anyio.fail_after(20):
-        while not condition():  # type: ignore[operator]
-            await anyio.sleep(0.01)
 
 
 async def test_containers_are_ready_before_they_are_asked_for() -> None:

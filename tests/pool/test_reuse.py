@@ -6,6 +6,7 @@ import os
 
 import anyio
 import pytest
+from loop.helpers import until
 from state.remains import REMAINS
 
 from creche import Bind, Container, CrecheError, Pool, Spec, SpecError, UnsupportedError
@@ -13,12 +14,6 @@ from needs import needs
 
 pytestmark = needs("userns")
 BREAK = "import resource; resource.prlimit(1, resource.RLIMIT_NOFILE, (16, 16))"  # of process 1, and for ever: getrlimit(2)
-
-
-async def until(condition: object) -> None:
-    with anyio.fail_after(20):
-        while not condition():  # type: ignore[operator]
-            await anyio.sleep(0.01)
 
 
 async def look(box: Container, command: str) -> bytes:
