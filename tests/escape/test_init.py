@@ -43,7 +43,12 @@ def memory(pid):
         return "opened"
 def getfd(pid):
     pidfd = os.pidfd_open(pid)
-    return f"descriptor {call(438, pidfd, 0, 0)}"
+    try:
+        got = call(438, pidfd, 0, 0)
+    finally:
+        os.close(pidfd)
+    os.close(got)
+    return f"descriptor {got}"
 def readv(pid):
     class IoVec(ctypes.Structure):
         _fields_ = [("base", ctypes.c_void_p), ("size", ctypes.c_size_t)]
@@ -250,7 +255,6 @@ while time.monotonic() < end:
                 if "memfd" in program or "s3cret" in answer:
                     got.append([what, program, answer])
             seen.add(pid)
-            os.closerange(3, 64)  # what the tries left open
 print(json.dumps([len(seen), got]))
 """
 
