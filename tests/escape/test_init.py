@@ -77,10 +77,11 @@ def tried(name, pid):
 ATTACKS = ["attach", "seize", "memory", "getfd", "readv", "environ", "fds", "maps", "exe", "root", "overwrite"]
 ON_THE_INIT = TOOLS + f"print(json.dumps({{name: tried(name, 1) for name in {ATTACKS}}}))"
 ON_A_SIBLING = TOOLS + f"""
-child = os.fork()
-if not child:
-    os.execv("/bin/sleep", ["sleep", "100"])
-while open(f"/proc/{{child}}/comm").read() != "sleep\\n": pass
+def on(descriptor, number):
+    return (os.POSIX_SPAWN_DUP2, descriptor, number)
+(asked, ask), (told, tell) = os.pipe(), os.pipe()
+child = os.posix_spawn("/bin/sh", ["sh", "-c", "echo up; read word"], os.environ, file_actions=[on(asked, 0), on(tell, 1)])
+assert os.read(told, 3) == b"up\\n"  # no longer at work on libraries, whose descriptors come and go
 print(json.dumps({{name: tried(name, child) for name in {[name for name in ATTACKS if name not in ('seize', 'overwrite')]}}}))
 os.kill(child, 9)
 """
