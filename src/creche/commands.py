@@ -16,19 +16,18 @@ import attrs
 
 from .errors import CgroupError, FileError, SpecError
 from .machine import Machine, probe
-from .plan import steps as st
-from .plan.command import Account, Limited, command_steps
-from .plan.compile import Context, Plan, account_of, descriptors_of
+from .plan.command import Account, Limited
+from .plan.compile import Plan, account_of
 from .results import Exit, Reason, Usage
+from .spec.checks import changed
 from .spec.filesystem import Bind
 from .spec.limits import Limits
 from .spec.spec import Spec
-from .wire.encode import encode
 
 if TYPE_CHECKING:
     from .cgroups.group import Group
 
-__all__ = ["account", "derive", "look_up", "make_group", "measured", "rlimits", "steps", "why", "without_missing"]
+__all__ = ["account", "derive", "look_up", "make_group", "measured", "rlimits", "why", "without_missing"]
 
 _OF_A_COMMAND = frozenset(
     ("env", "inherit_env", "cwd", "user", "groups", "stdin", "stdout", "stderr", "tty", "pass_fds", "rlimits", "umask", "nice",
@@ -36,25 +35,41 @@ _OF_A_COMMAND = frozenset(
 )  # fmt: skip
 _ACCOUNTS = 1 << 20  # bytes of /etc/passwd that are read: it is the guest's, and may be anything
 RESERVE = 4096  # of our own hard limit of descriptors, as many at most are kept from guests
+KINDS = 64  # of commands that are remembered
 
-encoded = encode
+
+_PLAIN = frozenset((str, int, bool, type(None)))
+_derived: dict[object, tuple[Spec, Spec]] = {}
 
 
-def derive(spec: Spec, command: Any, fields: dict[str, Any]) -> tuple[Spec, dict[str, str]]:
-    """The container's Spec with another command and what differs for it; and the variables that are added to its own.
+def derive(spec: Spec, fields: dict[str, Any]) -> tuple[Spec, dict[str, str]]:
+    """The container's Spec with what differs for a command, whatever its words are; and the variables that are added to its own.
 
     The latter are handed on as a caller's that the command inherits: so they come last, and add to the defaults too, of which HOME
     is only known once it is known who the command is.
     """
+    if not all(type(value) in _PLAIN for value in fields.values()):
+        return _derive(spec, fields)
+    key = id(spec), *((name, type(value), value) for name, value in fields.items())
+    found = _derived.get(key)
+    if found is None:
+        derived, _ = _derive(spec, fields)
+        if len(_derived) >= KINDS:
+            del _derived[next(iter(_derived))]
+        found = _derived[key] = spec, derived  # the first is kept with it, so that its id stays its own
+    return found[1], {}
+
+
+def _derive(spec: Spec, fields: dict[str, Any]) -> tuple[Spec, dict[str, str]]:
     for name in fields:
         if name not in _OF_A_COMMAND:
             raise SpecError(name, fields[name], f"a command in a live container can have {', '.join(sorted(_OF_A_COMMAND))}")
     changes = {"stdin": "pipe", "stdout": "pipe", "stderr": "pipe", "tty": None, "pass_fds": (), "limits": None, **fields}
-    derived = attrs.evolve(spec, command=command, **changes)
+    derived = changed(spec, changes)
     added = (derived.env or {}) if fields.get("env") is not None else {}
     if "env" in fields:
         names = (*derived.inherit_env, *(name for name in added if name not in derived.inherit_env))
-        derived = attrs.evolve(derived, env=spec.env, inherit_env=names)
+        derived = changed(derived, {"env": spec.env, "inherit_env": names})
     return derived, added
 
 
@@ -122,14 +137,6 @@ def _group(name: str, rows: list[list[str]], field: str, value: object) -> int:
     if row is None:
         raise SpecError(field, value, f"the container's /etc/group has no group {name!r}: give a gid, or add a line there")
     return int(row[2])
-
-
-def steps(spec: Spec, machine: Machine, plan: Plan, who: Account, context: Context) -> list[st.Step]:
-    """The Steps of a command in a container that lives."""
-    return command_steps(
-        spec, machine, plan.who, who, descriptors_of(spec),
-        cgroups=context.command_cgroups, caller=context.caller, rlimits=context.rlimits,
-    )  # fmt: skip
 
 
 def without_missing(spec: Spec) -> Spec:

@@ -17,12 +17,14 @@ from .errors import CrecheError, SpecError
 from .files import Inside
 from .lifecycle import CLOSING, State
 from .plan.command import filter_of, listens
-from .plan.steps import Exec
+from .plan.compile import steps_of_command
 from .plumbing import Plumbing
 from .process import Process
 from .results import Reason, Result
 from .spawn import exhausted
+from .spec.spec import words_of
 from .wire import control
+from .wire.encode import encode_command
 from .wire.failure import error_of
 
 if TYPE_CHECKING:
@@ -100,14 +102,17 @@ class Place:
         if self._state is not State.RUNNING or self._channel is None or not self.spec.has_init or self._resetting:
             why = "it is being reset" if self._resetting else self._state.value if self.spec.has_init else "it has no init of ours to start commands"
             raise CrecheError(f"the container can't run a command: {why}")
-        spec, added = commands.derive(self.spec, command, {**fields, "pass_fds": (PROGRAM,)} if program >= 0 else fields)
-        await self._begin_layer(spec.command or ())
+        words = words_of(command)
+        spec, added = commands.derive(self.spec, {**fields, "pass_fds": (PROGRAM,)} if program >= 0 else fields)
+        await self._begin_layer(words)
         plumbing = Plumbing(spec, {PROGRAM: program} if program >= 0 else None)
         ident, self._next = self._next, self._next + 1
-        process = self._processes[ident] = Process(cast("Container", self), ident, spec.command or (), plumbing)
+        process = self._processes[ident] = Process(cast("Container", self), ident, words, plumbing)
         try:
             cgroup_fds = self._enter(ident, spec.limits if fields.get("limits") else None)
-            context = attrs.evolve(self._context, command_cgroups=len(cgroup_fds), caller={**self._context.caller, **added} if added else self._context.caller)
+            context = self._context
+            if added or len(cgroup_fds) != context.command_cgroups:
+                context = attrs.evolve(context, command_cgroups=len(cgroup_fds), caller={**context.caller, **added})
             await self._execute(process, spec, plumbing, cgroup_fds, context, main=False, program=program >= 0)
             self._entered(ident)
         except BaseException:
@@ -139,10 +144,10 @@ class Place:
         if self._plan.who.private:
             self._give(plumbing, self._plan, account.uid, account.gid)
         self._uids.add(account.uid)
-        steps = commands.steps(spec, self._machine, self._plan, account, context)
+        steps = steps_of_command(spec, process._command, self._machine, self._plan.who, account, context)
         process.listens = listens(steps)
         if program:
-            steps = [attrs.evolve(step, slot=PROGRAM) if isinstance(step, Exec) else step for step in steps]
+            steps = (*steps[:-1], attrs.evolve(steps[-1], slot=PROGRAM))
         flags = (control.RUN_MAIN if main else 0) | (control.RUN_PTY if spec.tty else 0) | (control.RUN_LISTENER if process.listens else 0)
         rows, columns = spec.tty or (0, 0)
         if self._resetting:
@@ -150,7 +155,7 @@ class Place:
         process.sent = True
         self._sending += 1
         try:
-            await self._send(control.RUN, process._ident, flags=flags, a=rows, b=columns, blob=commands.encoded(steps), fds=[*plumbing.child, *cgroup_fds])
+            await self._send(control.RUN, process._ident, flags=flags, a=rows, b=columns, blob=encode_command(steps), fds=[*plumbing.child, *cgroup_fds])
         except BaseException:
             process.sent = False
             raise
@@ -161,7 +166,7 @@ class Place:
         plumbing.sent()
         await self._channel.until(lambda: process.started or process.failure is not None)
         if process.failure is not None:
-            raise error_of(process.failure, spec, self._plan, tuple(steps), commands.why)
+            raise error_of(process.failure, attrs.evolve(spec, command=process._command), self._plan, steps, commands.why)
         if process.trouble is not None:
             raise process.trouble
         if not process.started:

@@ -17,7 +17,7 @@ from .plan.compile import Context, Plan, compile_reset
 from .results import Reason
 from .spec.spec import Spec
 from .wire import control
-from .wire.encode import encode_known
+from .wire.encode import encode_setup
 from .wire.failure import error_of
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Renewing:
                 from . import scratch  # only before Linux 6.6
 
                 scratch.renew(self._scratch)
-            await self._again(encode_known(steps), steps)
+            await self._again(encode_setup(steps), steps)
             if self._group is not None:
                 await self._renew_group(self._group)
         self._forget_history()

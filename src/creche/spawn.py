@@ -13,7 +13,7 @@ from .errors import SpawnError, SpecError
 from .plan.command import listens
 from .plan.compile import CLONE, Plan
 from .wire.control import RUN_LISTENER, RUN_MAIN, RUN_PTY, Failure, failure_of
-from .wire.encode import encode, encode_known
+from .wire.encode import encode, encode_command, encode_setup
 
 __all__ = ["SHORT", "Job", "exhausted", "reap"]
 
@@ -72,9 +72,9 @@ class Job:
         self.socket = socket.socket(fileno=control[0])
         try:
             self._plan(PARENT, encode(plan.parent), parent_fds)
-            self._plan(SETUP, encode_known(plan.setup), setup_fds)
+            self._plan(SETUP, encode_setup(plan.setup), setup_fds)
             if plan.command:
-                self._plan(COMMAND, encode_known(plan.command), command_fds)
+                self._plan(COMMAND, encode_command(plan.command), command_fds)
                 rows, columns = tty or (0, 0)
                 lib.creche_job_run(self._job, RUN_MAIN | (RUN_PTY if tty else 0) | (RUN_LISTENER if listens(plan.command) else 0), rows, columns)
             self._check(lib.creche_job_submit(self._job))

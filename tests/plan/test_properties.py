@@ -14,6 +14,7 @@ from wire.decoder import decoded
 from creche.errors import SpecError, UnsupportedError
 from creche.hostview import HostListing
 from creche.machine import Extent, Machine
+from creche.plan import compile as compiling
 from creche.plan import steps as st
 from creche.plan.render import as_dict, as_text
 from creche.spec import Spec
@@ -61,6 +62,24 @@ def test_a_plan_or_a_typed_error(spec: Spec, machine: Machine, host: HostListing
     assert as_text(compiled) and as_dict(compiled)
     for steps in (compiled.parent, compiled.setup, compiled.command):
         assert decoded(encode(steps)) == [attrs.evolve(step, blame="", a=step.a % 2**64) for step in steps]
+
+
+@given(hy.lists(specs(), min_size=2, max_size=5))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+def test_what_is_remembered_of_other_specs_changes_no_plan(many: list[Spec]) -> None:
+    def told(spec: Spec) -> object:
+        try:
+            return plan(spec, Machine.example_root(), HOST)
+        except (SpecError, UnsupportedError) as error:
+            return str(error)
+
+    for spec in many:
+        remembered = told(spec)
+        compiling._confined.clear()
+        compiling._setups.clear()
+        assert told(spec) == remembered
+        for other in many:
+            told(other)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -18,7 +18,7 @@ from spec.strategies import specs
 import creche.spec as room
 from creche.errors import SpecError
 from creche.spec import Spec
-from creche.spec.checks import Check
+from creche.spec.checks import Check, changed
 from creche.spec.schema import json_schema
 
 CLASSES = [
@@ -39,6 +39,21 @@ def test_what_is_normal_stays_as_it_is(spec: Spec) -> None:
     again = attrs.evolve(spec)
     assert again == spec
     assert attrs.asdict(again) == attrs.asdict(spec)
+
+
+@some
+@given(specs(), specs(), st.data())
+def test_changed_is_evolve_where_only_what_is_changed_is_checked(spec: Spec, other: Spec, data: st.DataObject) -> None:
+    names = data.draw(st.sets(st.sampled_from([item.name for item in attrs.fields(Spec)])))
+    changes = {name: getattr(other, name) for name in names}
+    try:
+        expected = attrs.evolve(spec, **changes)
+    except SpecError as error:
+        with pytest.raises(SpecError) as caught:
+            changed(spec, changes)
+        assert str(caught.value) == str(error)
+    else:
+        assert changed(spec, changes) == expected
 
 
 @some
@@ -137,6 +152,8 @@ def test_every_class_is_documented_and_checks_by_converters_alone(cls: type) -> 
             and item.converter is not None
             and isinstance(item.metadata["check"], Check)
         )
+        if not isinstance(item.default, attrs.Factory) and item.default is not attrs.NOTHING:  # type: ignore[arg-type]
+            assert item.metadata["check"](item.default, "") == item.default, "a default is not checked: it must be normal"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from creche import _native
 from creche.errors import SpecError
 from creche.plan import steps as st
 from creche.wire import encode as codec
-from creche.wire.encode import encode, encode_known
+from creche.wire.encode import encode, encode_command, encode_setup
 from needs import needs
 
 pytestmark = needs("native")
@@ -60,7 +60,16 @@ def test_a_text_is_there_once() -> None:
 
 def test_known_plans_are_encoded_once_and_alike() -> None:
     setup = plan(*EXAMPLES["true-user"]).setup
-    assert encode_known(setup) is encode_known(setup) and encode_known(setup) == encode(setup)
+    assert encode_setup(setup) is encode_setup(setup) and encode_setup(setup) == encode(setup)
+
+
+@given(hy.lists(steps, min_size=1, max_size=20), steps)
+@settings(deadline=None)
+def test_a_command_is_encoded_as_any_plan_and_so_is_another_that_differs_in_its_last_step(first: list[st.Step], other: st.Step) -> None:
+    for given_steps in (tuple(first), (*first[:-1], other)):
+        blob = encode_command(given_steps)
+        assert decoded(blob) == list(given_steps)
+        assert c_says(blob) == 0
 
 
 @pytest.mark.parametrize(

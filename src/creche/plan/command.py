@@ -18,7 +18,7 @@ from .landlock import landlock_steps
 from .seccomp import Filter, compile_filter
 from .seccomp.filters import NEW_LISTENER
 
-__all__ = ["Account", "Descriptor", "Limited", "capability_mask", "command_steps", "environment", "filter_of", "listens"]
+__all__ = ["Account", "Descriptor", "Limited", "capability_mask", "confining_steps", "environment", "exec_step", "filter_of", "listens"]
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NEWCGROUP = 0x0200_0000
@@ -72,19 +72,13 @@ def capability_mask(spec: Spec) -> int:
     return sum(1 << CAPABILITIES.index(name) for name in spec.security.capabilities)
 
 
-def command_steps(
-    spec: Spec,
-    machine: Machine,
-    who: Identity,
-    account: Account,
-    descriptors: tuple[Descriptor, ...],
-    *,
-    cgroups: int,
-    caller: Mapping[str, str],
-    rlimits: Limited = (("core", (1, 1)),),
+def confining_steps(
+    spec: Spec, machine: Machine, who: Identity, account: Account, descriptors: tuple[Descriptor, ...], *, cgroups: int, rlimits: Limited
 ) -> list[st.Step]:
-    """The Steps of one command. Passed with it: its descriptors in order, then `cgroups` descriptors of cgroup.procs."""
-    assert spec.command is not None
+    """The Steps of one command but the last: the same for commands that differ in their words and variables alone.
+
+    Passed with it: its descriptors in order, then `cgroups` descriptors of cgroup.procs.
+    """
     steps: list[st.Step] = [st.SetSid()]
     security = spec.security
     passed = {item.number: st.PASSED + index for index, item in enumerate(descriptors)}
@@ -135,20 +129,22 @@ def command_steps(
     steps += _limits(limits, late)
     steps.append(st.Signals(a=int(spec.has_init)))
     steps += _filters(spec, machine)
+    return steps
+
+
+def exec_step(spec: Spec, words: tuple[str, ...], account: Account, caller: Mapping[str, str]) -> st.Exec:
+    """The last Step of the command `words`."""
     variables = environment(spec, account, caller)
-    name = spec.command[0]
+    name = words[0]
     if "/" in name:
         places = [name]
     else:
         places = [f"{folder or '.'}/{name}" for folder in variables.get("PATH", PATH).split(":")]
-    steps.append(
-        st.Exec(
-            text=_strings(spec.command), a=len(spec.command),
-            text2=_strings([f"{key}={value}" for key, value in variables.items()]), b=len(variables),
-            text3=_strings(places), blame="command",
-        )
+    return st.Exec(
+        text=_strings(words), a=len(words),
+        text2=_strings([f"{key}={value}" for key, value in variables.items()]), b=len(variables),
+        text3=_strings(places), blame="command",
     )  # fmt: skip
-    return steps
 
 
 def filter_of(spec: Spec, machine: Machine) -> Filter | None:

@@ -12,13 +12,13 @@ from ..machine import KERNEL_FLOOR, Machine
 from ..spec.filesystem import Bind, Overlay
 from ..spec.spec import Spec
 from . import steps as st
-from .command import Account, Descriptor, Limited, capability_mask, command_steps
+from .command import Account, Descriptor, Limited, capability_mask, confining_steps, exec_step
 from .guard import guard_steps
 from .ids import RANGE, Identity, identity, map_steps, may_set_groups, no_groups, outside
 from .mounts import MS_PRIVATE, Mounts
 from .renewal import check_history, check_renewable, keeps_sources, keyring_steps
 
-__all__ = ["Context", "Plan", "compile", "compile_layers", "compile_reset", "needs_scratch"]
+__all__ = ["Context", "Plan", "compile", "compile_layers", "compile_reset", "needs_scratch", "steps_of_command"]
 
 CLONE = {
     "user": 0x1000_0000, "mount": 0x0002_0000, "pid": 0x2000_0000, "network": 0x4000_0000,
@@ -146,7 +146,7 @@ def compile(spec: Spec, machine: Machine, context: Context) -> Plan:
     if spec.command is not None and account is None and not spec.has_init:
         raise SpecError("user", spec.user, "without an init of ours a name can't be looked up inside: give numbers")
     if spec.command is not None and account is not None:
-        command = _remembered_command(spec, machine, who, account, descriptors, context)
+        command = steps_of_command(spec, spec.command, machine, who, account, context)
     return Plan(
         parent=tuple(parent), setup=setup, command=command, who=who, new=new, joins=joins,
         init=spec.has_init, caller_is_root=outside(who.uid_map, 0) == machine.euid, descriptors=descriptors,
@@ -167,26 +167,29 @@ def _offsets(spec: Spec) -> str:
     return "".join(lines)
 
 
-_SETUPS = _COMMANDS = 64
-_commands: dict[object, tuple[Spec, Machine, tuple[st.Step, ...]]] = {}
+_SETUPS = _CONFINED = 64
+_confined: dict[object, tuple[Spec, Machine, tuple[st.Step, ...]]] = {}
 
 
-def _remembered_command(
-    spec: Spec, machine: Machine, who: Identity, account: Account, descriptors: tuple[Descriptor, ...], context: Context
-) -> tuple[st.Step, ...]:
-    """The first command's Steps, once for each Spec that is used again: they are the same wherever its ids are outside."""
-    key = id(spec), id(machine), account, who.new, who.private, who.setgroups, who.uid, context.command_cgroups, context.rlimits
-    found = _commands.get(key)
-    if found is None or spec.inherit_env:
-        steps = command_steps(
-            spec, machine, who, account, descriptors,
-            cgroups=context.command_cgroups, caller=context.caller, rlimits=context.rlimits,
-        )  # fmt: skip
-        if len(_commands) >= _COMMANDS:
-            del _commands[next(iter(_commands))]
-        # spec and machine are kept with it, so that their ids stay theirs
-        found = _commands[key] = spec, machine, tuple(steps)
-    return found[2]
+def steps_of_command(spec: Spec, words: tuple[str, ...], machine: Machine, who: Identity, account: Account, context: Context) -> tuple[st.Step, ...]:
+    """The Steps of the command `words`, a container's first or a later one; in all else it is as `spec` says.
+
+    All but the last are compiled once for commands that differ in their words and variables alone, wherever their ids are outside.
+    """
+    key = (
+        id(spec.security), id(spec.namespaces), id(machine), spec.init, spec.tty is None, spec.stdin == "pipe", spec.stdout == "pipe", spec.stderr == "pipe",
+        spec.pass_fds, spec.user is None, spec.cwd, spec.umask, spec.nice, spec.oom_score_adj, tuple(spec.rlimits.items()),
+        account.uid, account.gid, account.groups, who.new, who.private, who.setgroups, who.uid, who.maps(account.uid), who.maps_group(account.gid),
+        context.command_cgroups, context.rlimits,
+    )  # fmt: skip
+    found = _confined.get(key)
+    if found is None:
+        steps = confining_steps(spec, machine, who, account, descriptors_of(spec), cgroups=context.command_cgroups, rlimits=context.rlimits)
+        if len(_confined) >= _CONFINED:
+            del _confined[next(iter(_confined))]
+        # spec and machine are kept with it, so that their ids (and those of the spec's parts) stay theirs
+        found = _confined[key] = spec, machine, tuple(steps)
+    return (*found[2], exec_step(spec, words, account, context.caller))
 
 
 _setups: dict[object, tuple[Machine, HostListing, tuple[tuple[st.Step, ...], tuple[st.Step, ...]]]] = {}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import attrs
 
@@ -44,6 +44,8 @@ class Check:
 
 
 def _convert(value, self, attribute):  # type: ignore[no-untyped-def] # annotations would become __init__'s
+    if value is attribute.default:
+        return value  # it is what its check would make of it; most of a Spec's fields are not given
     path = f"{self.PLACE}.{attribute.name}" if self.PLACE else attribute.name
     return attribute.metadata["check"](value, path)
 
@@ -73,6 +75,17 @@ def built(cls: type[T]) -> type[T]:
     init.__name__, init.__qualname__ = "__init__", f"{cls.__qualname__}.__init__"  # for a TypeError's text
     type.__setattr__(cls, "__init__", init)
     return cls
+
+
+def changed(value: T, changes: Mapping[str, Any]) -> T:
+    """As `attrs.evolve`, without checking again what is not changed: for commands, which are many."""
+    cls: Any = type(value)
+    result, convert = object.__new__(cls), cast("Any", _convert)
+    for attribute in cls.__attrs_attrs__:
+        name = attribute.name
+        object.__setattr__(result, name, convert(changes[name], value, attribute) if name in changes else getattr(value, name))
+    result.__attrs_post_init__()
+    return cast("T", result)
 
 
 def below(path: str, name: object) -> str:

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     Stdio = str | int | HasFileno | None
 
-__all__ = ["DEFAULT_ENV", "Spec"]
+__all__ = ["DEFAULT_ENV", "Spec", "words_of"]
 
 #: what ``env=None`` stands for: PATH, HOME and LANG, and no more
 DEFAULT_ENV = {
@@ -77,6 +77,14 @@ class _Command(Each):
         if not result[0]:
             raise self.refuse(value[0], f"{path}[0]", "give the program's name or path")
         return result
+
+
+_COMMAND = _Command()
+
+
+def words_of(command: Any) -> tuple[str, ...]:
+    """A command as `Spec.command` takes it. Raises SpecError."""
+    return _COMMAND(command, "command")
 
 
 class _EnvName(Check):
@@ -156,7 +164,7 @@ class Spec:
 
     PLACE: ClassVar[str] = ""
 
-    command: tuple[str, ...] | None = setting(Maybe(_Command()), None)
+    command: tuple[str, ...] | None = setting(Maybe(_COMMAND), None)
     env: dict[str, str] | None = setting(Maybe(_ENV), None, kw_only=True)
     inherit_env: tuple[str, ...] = setting(
         Each(_EnvName(), "names of variables", unique=True), (), kw_only=True
