@@ -3,7 +3,6 @@
 #include <asm/errno.h>
 #include <linux/capability.h>
 #include <linux/fcntl.h>
-#include <linux/futex.h>
 #include <linux/poll.h>
 #include <linux/prctl.h>
 #include <linux/sched.h>
@@ -11,17 +10,6 @@
 
 /* The child may share its maker's memory and thread-local storage, so nothing here touches errno, a lock, the heap or
    stdio: the kernel's headers alone are included. */
-
-void futex(uint32_t *word, int operation, uint32_t value)
-{
-	sys6(__NR_futex, word, operation | FUTEX_PRIVATE_FLAG, value, 0, 0, 0);
-}
-
-void say_ready(creche_job *job, uint32_t value)
-{
-	__atomic_store_n(&job->child_ready, value, __ATOMIC_SEQ_CST);
-	futex(&job->child_ready, FUTEX_WAKE, 1);
-}
 
 /* The parent says GO when the maps are written, and hands over what it made meanwhile; a supervisor that is gone says
    nothing any more. The number of descriptors that came, or an error. */
@@ -109,7 +97,6 @@ int enter_init(void *arg)
 	if (r >= 0 && job->flags & CRECHE_SPAWN_AMBIENT)
 		r = keep_capabilities();
 	if (r >= 0) {
-		say_ready(job, 1);
 		r = await_go(0, 1, 0, 0);
 		if (r < 0)
 			return 127; /* nobody is there to hear of it */

@@ -5,8 +5,8 @@
 #include <fcntl.h>
 #include <linux/futex.h>
 #include <linux/sched.h>
+#include <linux/time_types.h>
 #include <poll.h>
-#include <pthread.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -20,18 +20,10 @@ static long clone_child(creche_job *job, uint64_t flags, int (*child)(void *))
 	args.flags = flags | job->namespaces | CLONE_PIDFD | CLONE_PARENT_SETTID | CLONE_CLEAR_SIGHAND;
 	args.pidfd = (uintptr_t)&job->made;
 	args.parent_tid = (uintptr_t)&job->pid;
+	args.child_tid = (uintptr_t)&job->shares; /* looked at with CLONE_CHILD_CLEARTID alone */
 	args.stack = (uintptr_t)job->stack;
 	args.stack_size = STACK;
 	return sys_clone3_stack(&args, sizeof args, child, job);
-}
-
-static void *cloner(void *arg)
-{
-	creche_job *job = arg;
-
-	job->clone_result = clone_child(job, CLONE_VM | CLONE_VFORK, enter_init);
-	say_ready(job, 2);
-	return 0;
 }
 
 void kill_and_reap(creche_job *job)
@@ -121,24 +113,35 @@ static long clone_copy(creche_job *job)
 	return r;
 }
 
-/* A child that shares our memory: made on a thread that sleeps until its exec, while this one goes on. */
-static long clone_shared(creche_job *job, pthread_t *thread, int *sleeps)
+/* A child that shares our memory until its exec. It is no vfork(2): we go on meanwhile, since it waits for our half of the
+   Plan. It has our thread-local storage too, of which it touches nothing (child.c). When it lets go of the memory, the kernel
+   clears `shares` and wakes us (set_tid_address(2)). */
+static long clone_shared(creche_job *job)
 {
-	uint32_t ready;
-	long r = -pthread_create(thread, 0, cloner, job);
+	long r;
 
-	if (r < 0)
-		return r;
-	while (!(ready = __atomic_load_n(&job->child_ready, __ATOMIC_SEQ_CST)))
-		futex(&job->child_ready, FUTEX_WAIT, 0);
-	*sleeps = ready == 1;
-	if (!*sleeps) {
-		pthread_join(*thread, 0);
-		if (job->clone_result < 0)
-			return job->clone_result;
+	job->shares = 1;
+	r = clone_child(job, CLONE_VM | CLONE_CHILD_CLEARTID, enter_init);
+	if (r > 0)
+		adopt(job, job->made);
+	else
+		job->shares = 0;
+	return r;
+}
+
+/* Its stack and its Plan are ours to free only when it has executed the init, or is dead. That word is not cleared for a child
+   whose core is dumped (before 5.16), so its pidfd is asked as well. */
+static void await_exec(creche_job *job)
+{
+	struct pollfd dead = { job->pidfd, POLLIN, 0 };
+	uint32_t shares;
+
+	while ((shares = __atomic_load_n(&job->shares, __ATOMIC_SEQ_CST))) {
+		struct __kernel_timespec now = { 0, 0 }, second = { 1, 0 };
+		if (sys5(__NR_ppoll, &dead, 1, &now, 0, 8) > 0)
+			break;
+		sys6(__NR_futex, &job->shares, FUTEX_WAIT, shares, &second, 0, 0); /* the kernel's wake is not a private one */
 	}
-	adopt(job, job->made);
-	return 0;
 }
 
 static int cancelled(creche_job *job)
@@ -229,8 +232,6 @@ void finish(creche_job *job, int state)
 
 void carry_out(creche_job *job)
 {
-	pthread_t thread;
-	int sleeps = 0;
 	long r;
 
 	__atomic_store_n(&job->state, CRECHE_CLONING, __ATOMIC_SEQ_CST);
@@ -239,7 +240,7 @@ void carry_out(creche_job *job)
 	else if (job->flags & CRECHE_SPAWN_COPY)
 		r = clone_copy(job);
 	else
-		r = clone_shared(job, &thread, &sleeps);
+		r = clone_shared(job);
 	if (r < 0 && !job->failure.error)
 		note(&job->failure, CRECHE_PHASE_CHILD, job->failure.detail ? job->failure.detail : CRECHE_DETAIL_CLONE, r);
 	if (r >= 0) {
@@ -249,8 +250,7 @@ void carry_out(creche_job *job)
 			note(&job->failure, CRECHE_PHASE_PARENT, CRECHE_DETAIL_NONE, r);
 		if (r < 0)
 			sys4(__NR_pidfd_send_signal, job->pidfd, SIGKILL, 0, 0);
-		if (sleeps)
-			pthread_join(thread, 0);
+		await_exec(job);
 		if (r < 0)
 			kill_and_reap(job);
 	}

@@ -31,7 +31,7 @@ typedef struct creche_job {
 	struct creche_job *older, *newer; /* among all there are */
 	int holders, cancelled, state;
 	int underway;                  /* begun, and not yet taken over by the loop */
-	uint32_t child_ready;          /* a futex */
+	uint32_t shares;               /* our memory with the child: a futex that the kernel clears */
 	uint32_t flags;
 	uint64_t namespaces;
 	int socket, child_socket;      /* the control socket's two ends */
@@ -44,7 +44,6 @@ typedef struct creche_job {
 	int made;                      /* where clone3 puts a pidfd, which is none if it then fails */
 	int pidfd;                     /* the child's, once it is sure to be one */
 	int side;                      /* where a joining child tells of the one that it made */
-	long clone_result;
 	struct creche_failure failure;
 	struct report *report;
 	void *stack;
@@ -57,8 +56,6 @@ int run_all(void *job);
 int join_and_clone(void *job);
 long run_plan(struct ctx *c, const struct plan *plan, const int *fds, long count);
 void note(struct creche_failure *failure, uint32_t phase, uint32_t detail, long error);
-void futex(uint32_t *word, int operation, uint32_t value);
-void say_ready(creche_job *job, uint32_t value);
 
 /* spawn.c */
 void carry_out(creche_job *job);

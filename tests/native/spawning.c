@@ -33,6 +33,8 @@ static long cloned(struct clone_args *args)
 		assert(pid > 0);
 		*(int *)(uintptr_t)args->parent_tid = pid;
 		*(int *)(uintptr_t)args->pidfd = (int)raw(__NR_pidfd_open, pid, 0, 0, 0, 0, 0);
+		if (args->flags & CLONE_CHILD_CLEARTID) /* as it lets go of the memory */
+			__atomic_store_n((uint32_t *)(uintptr_t)args->child_tid, 0, __ATOMIC_SEQ_CST);
 		return pid;
 	}
 	if (args->pidfd)
