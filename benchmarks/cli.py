@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from statistics import median
 
 BASE = """
@@ -23,12 +24,13 @@ async def main():
 raise SystemExit(asyncio.run(main()))
 """
 PYTHON = [sys.executable, "-P"]
+CRECHE = [*PYTHON, str(Path(sys.executable).with_name("creche"))]  # the script that pip has made
 # Without its compiled files Python reads every module anew, and that is all there is to be measured.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 CONTENDERS = {
     "asyncio + click, true": [*PYTHON, "-c", BASE],
-    "creche run true": [*PYTHON, "-m", "creche.cli", "run", "true"],
-    "creche run -m 64M true": [*PYTHON, "-m", "creche.cli", "run", "-m", "64M", "true"],
+    "creche run true": [*CRECHE, "run", "true"],
+    "creche run -m 64M true": [*CRECHE, "run", "-m", "64M", "true"],
     "import asyncio": [*PYTHON, "-c", "import asyncio"],
     "import asyncio, creche": [*PYTHON, "-c", "import asyncio, creche"],
     "… and creche.run, Spec, Container": [*PYTHON, "-c", "import asyncio; from creche import run, Spec, Container"],

@@ -74,12 +74,14 @@ for _name, _package in {
     "cc": "gcc",
     "chromedriver": "chromium-driver",
     "chromium": "chromium",
+    "fish": "fish",
     "podman": "podman",
     "runc": "runc",
     "setpriv": "util-linux",
     "strace": "strace",
     "tmux": "tmux",
     "valgrind": "valgrind",
+    "zsh": "zsh",
 }.items():
     _program(_name, _package)
 

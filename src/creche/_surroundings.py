@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from typing import NamedTuple
 
-import attrs
 
-
-@attrs.frozen
-class Mount:
+class Mount(NamedTuple):
     """One line of /proc/PID/mountinfo, proc_pid_mountinfo(5), as far as anyone here asks."""
 
     point: str

@@ -9,34 +9,18 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import anyio
-from attrs import frozen
 
 from .errors import CrecheError
 
 if TYPE_CHECKING:
-    from .cgroups import Events, ProcessFigures, Stats
+    from .cgroups import BoxEvent, Events, ProcessFigures, Stats
     from .cgroups.group import Group
     from .cgroups.notify import Watch
     from .results import Exit
     from .spec.limits import Limits
     from .spec.spec import Spec
 
-__all__ = ["BoxEvent", "Limited", "earlier"]
-
-
-@frozen
-class BoxEvent:
-    """Something that the kernel did to a container for its limits.
-
-    `kind` is a counter of memory.events or pids.events (cgroup-v2.rst): "oom_kill" (a process was taken), "oom" (the limit was reached
-    and nothing could be reclaimed), "high" (memory_high held it back), "max", "pids_max" (a fork was refused). `count` is by how much
-    it rose, `total` what it is now, `limit` the Spec's field.
-    """
-
-    kind: str
-    count: int
-    total: int
-    limit: str
+__all__ = ["Limited", "earlier"]
 
 
 _KINDS = {
@@ -149,6 +133,8 @@ class Limited:
 
 
 def _rises(before: Events, now: Events) -> list[BoxEvent]:
+    from .cgroups import BoxEvent
+
     return [
         BoxEvent(kind, getattr(now, kind) - getattr(before, kind), getattr(now, kind), field)
         for kind, field in _KINDS.items()

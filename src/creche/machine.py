@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import NamedTuple
 
 import attrs
 
@@ -41,8 +42,7 @@ class Extent:
     count: int
 
 
-@attrs.frozen
-class Helper:
+class Helper(NamedTuple):
     """newuidmap(1) or newgidmap(1): where it is, and whether it has the privilege to do its work."""
 
     path: str

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
-
-from attrs import frozen
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import CrecheError, UnsupportedError
 from .files import FOLDER, Inside, failing
@@ -30,8 +28,7 @@ __all__ = ["CommandLayer", "Undoing"]
 MOST = 400  # layers; overlayfs takes 500 with the Overlay's own (OVL_MAX_STACK)
 
 
-@frozen
-class CommandLayer:
+class CommandLayer(NamedTuple):
     """One layer of a history: its number, from 1 on, and the command that wrote it."""
 
     number: int

@@ -1,15 +1,15 @@
-"""plan, doctor, schema, rm and completion as programs: what they print, and how they end."""
+"""The help, plan, doctor, schema and rm as programs: what they print, and how they end."""
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import jsonschema
-import pytest
 
+from creche.cli.main import cli
 from needs import needs
 
 CRECHE = [sys.executable, "-m", "creche.cli"]
@@ -26,7 +26,7 @@ def test_help_is_there_for_every_command() -> None:
     """And the list of commands names each of them."""
     top = creche("--help")
     assert top.returncode == 0
-    for name in ("run", "plan", "doctor", "schema", "rm", "completion"):
+    for name in cli.list_commands(click.Context(cli)):
         assert f"  {name} " in top.stdout
         own = creche(name, "--help")
         assert own.returncode == 0
@@ -195,36 +195,3 @@ class TestRm:
         run = creche("rm", missing)
         assert (run.returncode, missing in run.stderr) == (125, True)
         assert creche("rm", "-rf", missing).returncode == 0
-
-
-class TestCompletion:
-    """The scripts that shells read, and what they ask of us."""
-
-    @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-    def test_there_is_a_script(self, shell: str) -> None:
-        """It names our variable and our program."""
-        run = creche("completion", shell)
-        assert run.returncode == 0
-        assert "_CRECHE_COMPLETE" in run.stdout
-
-    @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-    def test_bash_asks_and_gets_answers(self, tmp_path: Path) -> None:
-        """Commands and options, through the script as bash runs it."""
-        program = tmp_path / "creche"
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m creche.cli "$@"\n')
-        program.chmod(0o755)
-        script = 'eval "$(creche completion bash)"; COMP_WORDS=({words}); COMP_CWORD={at}; _creche_completion creche; printf "%s\\n" "${{COMPREPLY[@]}}"'
-        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-        for words, at, wanted in (
-            ("creche do", 1, "doctor"),
-            ("creche run --mem", 2, "--memory"),
-            ("creche plan --ro", 2, "--rootfs"),
-        ):
-            run = subprocess.run(
-                ["bash", "-c", script.format(words=words, at=at)],
-                capture_output=True,
-                text=True,
-                env=environment,
-                check=False,
-            )
-            assert wanted in run.stdout.split(), run.stderr

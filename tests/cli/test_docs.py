@@ -5,11 +5,15 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from creche import Spec
+from creche.cli import exits
+from creche.cli.main import cli
 from creche.cli.options import build_spec
 from creche.cli.parameters import RunCommand, shared
 from needs import needs
@@ -47,8 +51,6 @@ def test_a_command_line_is_understood(line: str, tmp_path: Path) -> None:
     if words[1] != "run":
         assert subprocess.run([*CRECHE, words[1], "--help"], capture_output=True, check=False).returncode == 0
         return
-    import click
-
     base = None
     if "-f" in words:
         base = Spec.from_dict(tomllib.loads(blocks("cli.md", "toml")[0]))
@@ -78,10 +80,57 @@ def test_the_spec_file_is_a_spec() -> None:
     assert (spec.cwd, spec.limits.pids) == ("/work", 64)
 
 
-def test_the_tables_name_every_command_and_status() -> None:
-    """What the program has is on the page."""
+def commands() -> Iterator[tuple[str, click.Command]]:
+    """What the program itself says that it has."""
+    ctx = click.Context(cli)
+    for name in cli.list_commands(ctx):
+        command = cli.get_command(ctx, name)
+        assert command is not None
+        yield name, command
+
+
+def test_every_command_is_on_the_page() -> None:
+    """None can be forgotten: the list is the program's own."""
     page = (DOCS / "cli.md").read_text()
-    for name in ("run", "plan", "doctor", "schema", "rm", "completion"):
-        assert f"`creche {name}" in page
-    for status in ("124", "125", "126", "127", "128 + N"):
+    assert [name for name, _ in commands() if f"`creche {name}" not in page] == []
+
+
+def test_every_option_is_on_a_page() -> None:
+    """Here, or on the page of projects or of jobs."""
+    text = "".join((DOCS / name).read_text() for name in ("cli.md", "workers.md", "jobs.md"))
+    told = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", text))
+    missing = [
+        (name, parameter.opts)
+        for name, command in commands()
+        for parameter in command.params
+        if isinstance(parameter, click.Option)
+        and not parameter.hidden
+        and not told.intersection(parameter.opts)
+    ]
+    assert missing == []
+
+
+def test_the_options_of_run_are_its_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Word by word, as it prints them on a terminal of 100 columns."""
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = subprocess.run([*CRECHE, "run", "--help"], capture_output=True, text=True, check=True).stdout
+    assert blocks("cli.md", "text")[-1].rstrip() in shown
+
+
+def test_every_status_is_on_the_page() -> None:
+    page = (DOCS / "cli.md").read_text()
+    for status in (exits.TIMED_OUT, exits.OUR_FAILURE, exits.NOT_EXECUTABLE, exits.NOT_FOUND, "128 + N"):
         assert f"| {status} |" in page
+
+
+@needs("native", "userns")
+def test_the_report_of_the_filter_is_as_shown() -> None:
+    """The block under "What the filter refused": its last lines."""
+    (block,) = (text for text in blocks("cli.md", "console") if "--report-violations" in text)
+    prompt, *shown = block.splitlines()
+    told = subprocess.run(
+        [*CRECHE, *shlex.split(prompt.removeprefix("$ creche "))], capture_output=True, text=True, check=False
+    ).stderr.splitlines()
+    assert len(told) == len(shown)
+    for line, pattern in zip(told, shown, strict=True):
+        assert re.fullmatch(".*".join(map(re.escape, pattern.split("…"))), line), (line, pattern)

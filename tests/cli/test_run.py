@@ -197,13 +197,19 @@ def test_what_a_spec_file_says_of_its_descriptors_stays(tmp_path: Path) -> None:
 
 
 def test_a_terminal_without_one_of_ours() -> None:
-    """-t gives the command a terminal though we have pipes: its newlines are a terminal's."""
-    run = creche(
-        "run", "-t", "sh", "-c", "test -t 0 && test -t 1 && echo yes; read x; echo got $x", input=b"word\n"
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.startswith(b"yes\r\n")
-    assert run.stdout.endswith(b"got word\r\n")
+    """-t gives the command a terminal though we have pipes: it echoes, and its newlines are a terminal's.
+
+    What is typed before the command prints is echoed before that, so it is typed when the command has asked.
+    """
+    script = "test -t 0 && test -t 1 && echo yes; read x; echo got $x"
+    command = [*CRECHE, "run", "-t", "sh", "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == b"yes\r\n"
+        process.stdin.write(b"word\n")
+        process.stdin.flush()
+        assert process.stdout.read() == b"word\r\ngot word\r\n"
+        assert process.wait(30) == 0
 
 
 @needs("limits")

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from cli.project import Folder
 
+from creche.cli import up
+from creche.supervisor.project import load
 from needs import needs
 
 pytestmark = [needs("userns"), pytest.mark.slow]
@@ -95,11 +97,38 @@ def test_it_is_a_good_child_of_systemd(folder: Folder) -> None:
             assert up.wait(30) == 0
 
 
-def test_what_workers_print_cannot_move_the_cursor(folder: Folder) -> None:
-    (folder.path / "creche.toml").write_text(
-        '[workers.rude]\ncommand = ["printf", "\\\\033[2Jboo\\\\n"]\nrestart = "transient"\nsignificant = true\n'
-    )
-    text = (folder.path / "creche.toml").read_text()
-    (folder.path / "creche.toml").write_text('auto_shutdown = "any_significant"\n' + text)
+BRIEF = """
+auto_shutdown = "any_significant"
+intensity = 0
+[workers.rude]
+command = ["sh", "-c", 'printf "\\033[2Jboo\\n"; seq 100; exit STATUS']
+restart = "transient"
+significant = true
+"""
+
+
+BRIEFLY = [f"rude         | {text}" for text in (r"\x1b[2Jboo", *map(str, range(1, 101)))]
+
+
+@pytest.mark.parametrize(("ends", "status"), [("0", 0), ("78", 1)], ids=["well", "badly"])
+def test_all_that_a_brief_worker_printed_is_shown(folder: Folder, ends: str, status: int) -> None:
+    """Its first line and its last, though the project ends with it; and no line moves the cursor."""
+    (folder.path / "creche.toml").write_text(BRIEF.replace("STATUS", ends))
     told = folder.run("up")
-    assert told.returncode == 0 and "\x1b" not in told.stdout and "boo" in told.stdout
+    assert told.returncode == status, told.stderr
+    assert told.stdout.splitlines() == BRIEFLY
+    assert "rude         * ChildEnded" in told.stderr
+
+
+async def test_nor_is_anything_lost_where_its_life_is_over_before_we_are_ready(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def slow(sup, _reload, *, task_status):
+        await sup.wait()
+        task_status.started()
+
+    monkeypatch.setattr(up, "_signals", slow)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", folder.env["XDG_RUNTIME_DIR"])
+    (folder.path / "creche.toml").write_text(BRIEF.replace("STATUS", "0"))
+    await up._run(load(folder.path / "creche.toml"), quiet=False)
+    assert capsys.readouterr().out.splitlines() == BRIEFLY

@@ -14,16 +14,17 @@ PATIENCE = 20.0
 
 
 class Window:
-    """One tmux window with a bash in it, in which `creche` is our program."""
+    """One tmux window with a bash in it (or what *launch* starts, whose prompt is `outer>`), in which `creche` is our program."""
 
-    def __init__(self, folder: Path, **env: str) -> None:
+    def __init__(self, folder: Path, *, launch: str | None = None, **env: str) -> None:
         self.folder = folder
         self._tmux = ["tmux", "-S", str(folder / "s"), "-f", "/dev/null"]
         words = " ".join(map(shlex.quote, [sys.executable, "-m", "creche.cli"]))
         rc = folder / "rc"
         exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in env.items())
         rc.write_text(f"{exports}PS1='outer> '\ncreche() {{ {words} \"$@\"; }}\n")
-        self._do("new-session", "-d", "-x", "100", "-y", "30", f"cd {folder}; exec bash --rcfile {rc} -i")
+        launch = launch or f"exec bash --rcfile {rc} -i"
+        self._do("new-session", "-d", "-x", "100", "-y", "30", f"cd {folder}; {launch}")
         self.until("outer>")
 
     def _do(self, *words: str) -> str:
@@ -49,10 +50,10 @@ class Window:
         """The rows of the screen, each as it stands."""
         return self._do("capture-pane", "-p").rstrip("\n").split("\n")
 
-    def type(self, text: str) -> None:
-        """Type a line and Enter."""
+    def type(self, text: str, end: str = "Enter") -> None:
+        """Type a line and Enter (or another key)."""
         self._do("send-keys", "-l", text)
-        self._do("send-keys", "Enter")
+        self._do("send-keys", end)
 
     def press(self, key: str) -> None:
         """Press one key, named as in tmux: C-c."""

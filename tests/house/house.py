@@ -35,6 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "listener",
         "syscalls",
         "violations",
+        "calls",
         "listening",
         "place",
         "renewing",

@@ -6,10 +6,11 @@ from .hierarchy import Hierarchy
 from .living import Living, living
 from .notify import Watch, watch
 from .place import Place
-from .values import CpuFigures, Events, IoFigures, MemoryFigures, Pressure, ProcessFigures, Stats
+from .values import BoxEvent, CpuFigures, Events, IoFigures, MemoryFigures, Pressure, ProcessFigures, Stats
 
 __all__ = [
     "VARIABLE",
+    "BoxEvent",
     "CpuFigures",
     "Events",
     "Group",

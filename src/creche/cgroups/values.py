@@ -100,3 +100,18 @@ class ProcessFigures:
     user: float
     system: float
     memory: int
+
+
+@attrs.frozen
+class BoxEvent:
+    """Something that the kernel did to a container for its limits.
+
+    `kind` is a counter of memory.events or pids.events (cgroup-v2.rst): "oom_kill" (a process was taken), "oom" (the limit was reached
+    and nothing could be reclaimed), "high" (memory_high held it back), "max", "pids_max" (a fork was refused). `count` is by how much
+    it rose, `total` what it is now, `limit` the Spec's field.
+    """
+
+    kind: str
+    count: int
+    total: int
+    limit: str

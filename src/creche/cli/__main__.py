@@ -1,5 +1,10 @@
-"""`python -m creche.cli`, for where the script is not on PATH."""
+"""The program: `creche`, and `python -m creche.cli` where the script is not on PATH."""
 
-from .main import main
+import gc
 
-main()
+gc.disable()  # imports make no garbage worth looking for, and looking takes a tenth of their time; main() turns it on again
+
+from .main import main  # noqa: E402
+
+if __name__ == "__main__":
+    main()

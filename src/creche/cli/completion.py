@@ -10,13 +10,14 @@ __all__ = ["command"]
 @click.command("completion", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print the script that completes creche's commands and options in SHELL.
+    """Print the script that completes creche's commands, options and their values in SHELL.
 
     \b
-    bash:  creche completion bash > ~/.local/share/bash-completion/completions/creche
-    zsh:   creche completion zsh > ~/.zfunc/_creche        (with ~/.zfunc in $fpath)
+    bash:  eval "$(creche completion bash)"     (in ~/.bashrc)
+    zsh:   eval "$(creche completion zsh)"      (in ~/.zshrc, after compinit)
     fish:  creche completion fish > ~/.config/fish/completions/creche.fish
     """
+    # click's script for zsh is not for a folder of $fpath: loaded from there, it completes nothing at its second call.
     from click.shell_completion import get_completion_class
 
     from .main import cli

@@ -24,7 +24,7 @@ _COMMANDS = {
     "ps": ("workers:ps", "Show the workers of a running project."),
     "stats": ("stats", "Show what containers use, as a table that stays current or as JSON."),
     "top": ("top", "Watch a running project, and restart, stop or read its workers."),
-    "logs": ("workers:logs", "Show what workers printed last, and go on with -f."),
+    "logs": ("workers:logs", "Show what workers printed last, and go on with -F."),
     "events": ("workers:events", "Show what happens to the workers, as it happens."),
     "start": ("workers:start", "Start workers that were stopped."),
     "restart": ("workers:restart", "Stop workers and start them anew."),
@@ -98,8 +98,8 @@ def main(arguments: list[str] | None = None) -> None:
     """The program. Our own failures end with 125 in `creche run`, so that they can be told from the command's."""
     arguments = sys.argv[1:] if arguments is None else arguments
     runs = arguments[:1] == ["run"]
-    if runs:
-        gc.disable()  # imports make no garbage worth looking for; it is turned on when the command has started
+    if not runs:
+        gc.enable()  # it was off while the program was imported; `creche run` turns it on when its command has started
     try:
         code: Any = cli.main(arguments, prog_name="creche", standalone_mode=False)
     except click.ClickException as error:

@@ -61,6 +61,7 @@ OPTION_OF_FIELD = {
     "limits.io_weight": "--blkio-weight",
     "security.capabilities": "--cap-add",
     "security.seccomp": "--seccomp",
+    "security.seccomp_report": "--report-violations",
     "security.apparmor": "--security-opt apparmor=",
     "security.selinux": "--security-opt label=",
 }
@@ -324,6 +325,8 @@ def _security(given: Mapping[str, Any], start: Spec) -> dict[str, Any]:
         fields["capabilities"] = list(dict.fromkeys([*kept, *added]))
     if given.get("privileged"):
         fields["privileged"] = True
+    if given.get("report_violations"):
+        fields["seccomp_report"] = True
     for text in given.get("security_opt") or ():
         fields |= _security_opt(text)
     if given.get("seccomp") is not None:

@@ -167,6 +167,13 @@ def _options() -> list[Callable[[F], F]]:
         metavar="NAME=VALUE",
         help="As docker run has it: seccomp, no-new-privileges, apparmor, label, systempaths.",
     )
+    add(
+        apart,
+        "--report-violations",
+        is_flag=True,
+        default=None,
+        help="At the end tell which system calls the filter refused.",
+    )
     many(apart, "--sysctl", metavar="NAME=VALUE", help="A sysctl of its own namespaces.")
     add(
         apart,

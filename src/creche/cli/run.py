@@ -10,6 +10,7 @@ import click
 
 from .exits import TIMED_OUT, error_status, exit_status, worth_telling
 from .parameters import RunCommand, shared
+from .refused import Refused
 from .terminal import Standard, Terminal, choose_standard, kinds
 
 if TYPE_CHECKING:
@@ -90,7 +91,10 @@ def _run(ctx: click.Context, given: dict[str, Any]) -> int:
 
     from .session import hold
 
-    exit = anyio.run(hold, spec, standard, timeout)
+    refused = Refused() if spec.security.seccomp_report else None
+    exit = anyio.run(hold, spec, standard, timeout, refused)
+    for line in refused.lines() if refused is not None else ():
+        click.echo(f"creche: {line}", err=True)
     if exit is None:
         click.echo(f"creche: the command was ended: --timeout {given['timeout']} is over", err=True)
         return TIMED_OUT

@@ -19,6 +19,8 @@ from .terminal import Standard, Terminal
 if TYPE_CHECKING:
     from creche import Container, Exit, Spec
 
+    from .refused import Refused
+
 __all__ = ["TIMED_OUT", "hold"]
 
 TIMED_OUT = 124
@@ -28,9 +30,12 @@ _CHUNK = 65_536
 _DRAIN = 10.0
 
 
-async def hold(spec: Spec, standard: Standard, timeout: float | None) -> Exit | None:
+async def hold(
+    spec: Spec, standard: Standard, timeout: float | None, refused: Refused | None = None
+) -> Exit | None:
     """Run *spec* to its end; None where *timeout* (seconds, the start included) ended it.
 
+    *refused* is told of the calls that its filter refuses, where it reports them.
     Signals are caught before the container starts: the command may be heard of, and be signalled, at any time after.
     """
     from creche import Container
@@ -44,12 +49,16 @@ async def hold(spec: Spec, standard: Standard, timeout: float | None) -> Exit | 
                 gc.freeze()  # what was imported stays; from here on a session may last for days
                 gc.enable()
                 whole.deadline = float("inf")  # now the deadline ends the command, and its output still comes
-                return await _held(box, signals, standard, deadline)
+                return await _held(box, signals, standard, deadline, refused)
     return None
 
 
 async def _held(
-    box: Container, signals: AsyncIterator[signal.Signals], standard: Standard, deadline: float
+    box: Container,
+    signals: AsyncIterator[signal.Signals],
+    standard: Standard,
+    deadline: float,
+    refused: Refused | None,
 ) -> Exit | None:
     exit: Exit | None = None
     terminal = Terminal()
@@ -62,6 +71,8 @@ async def _held(
                 for stream, fd in ((box.stdout, 1), (box.stderr, 2)):
                     if stream is not None:
                         outputs.start_soon(_copy, stream, fd)
+                if refused is not None:
+                    outputs.start_soon(_hear, box, refused)
                 with anyio.CancelScope(deadline=deadline) as scope:
                     exit = await box.wait()
                 if scope.cancelled_caught:
@@ -70,6 +81,11 @@ async def _held(
                 outputs.cancel_scope.deadline = anyio.current_time() + _DRAIN
             inputs.cancel_scope.cancel()
     return exit
+
+
+async def _hear(box: Container, refused: Refused) -> None:
+    async for violation in box.violations():
+        refused.add(violation)
 
 
 async def _feed(box: Container, standard: Standard) -> None:

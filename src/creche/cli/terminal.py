@@ -8,17 +8,14 @@ import signal
 import termios
 import tty
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, Self
-
-import attrs
+from typing import Any, Literal, NamedTuple, Self
 
 __all__ = ["Standard", "Terminal", "choose_standard", "is_terminal", "kinds"]
 
 Kind = Literal["terminal", "other", "closed"]
 
 
-@attrs.frozen
-class Standard:
+class Standard(NamedTuple):
     """What the container gets as 0, 1 and 2, and whether it has a terminal of its own."""
 
     tty: bool

@@ -8,9 +8,15 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from creche.supervisor.events import Reader
+    from creche.supervisor.output import LinesReader
 
 __all__ = ["command"]
 
@@ -64,22 +70,28 @@ async def _run(project, quiet: bool) -> None:  # type: ignore[no-untyped-def]
         for sock in sockets.values():
             stack.enter_context(sock)
         supervisor = Supervisor(project.children, name=project.name, sockets=sockets, **project.options)
-        async with supervisor as sup, anyio.create_task_group() as tasks:
+        shown = []
+        try:
+            async with supervisor as sup, anyio.create_task_group() as tasks:
+                if not quiet:  # at once: a worker may print, and end, before anything else here is ready
+                    shown = [partial(_show_output, sup.output()), partial(_show_events, sup.events())]
 
-            async def reload():  # type: ignore[no-untyped-def]
-                return await sup.reload(load(project.path).children)
+                async def reload():  # type: ignore[no-untyped-def]
+                    return await sup.reload(load(project.path).children)
 
-            control = Control(sup, place, reload)
-            try:
-                await tasks.start(control.serve)
-                await tasks.start(_signals, sup, reload)
-                tasks.start_soon(_tell_systemd, sup)
-                if not quiet:
-                    tasks.start_soon(_show_output, sup)
-                    tasks.start_soon(_show_events, sup)
-                await sup.wait()
-            finally:
-                tasks.cancel_scope.cancel()
+                control = Control(sup, place, reload)
+                try:
+                    for show in shown:
+                        tasks.start_soon(show)
+                    await tasks.start(control.serve)
+                    await tasks.start(_signals, sup, reload)
+                    tasks.start_soon(_tell_systemd, sup)
+                    await sup.wait()
+                finally:
+                    tasks.cancel_scope.cancel()
+        finally:  # all have ended: what they printed last, and what became of them
+            for show in shown:
+                await show()
 
 
 async def _signals(sup, reload, *, task_status) -> None:  # type: ignore[no-untyped-def]
@@ -126,21 +138,19 @@ def notify(message: str) -> None:
             sock.send(message.encode())
 
 
-async def _show_output(sup) -> None:  # type: ignore[no-untyped-def]
+async def _show_output(lines: LinesReader) -> None:
     from creche.units import escaped
 
-    with sup.output() as lines:
-        async for told in lines:
-            text = escaped(told.line, len(told.line) * 4 + 16)[1:-1]
-            click.echo(f"{told.child:12} | {text}", err=told.stream == "stderr")
+    async for told in lines:
+        text = escaped(told.line, len(told.line) * 4 + 16)[1:-1]
+        click.echo(f"{told.child:12} | {text}", err=told.stream == "stderr")
 
 
-async def _show_events(sup) -> None:  # type: ignore[no-untyped-def]
+async def _show_events(events: Reader) -> None:
     import logging
 
     from creche.supervisor.events import described, level
 
-    with sup.events() as events:
-        async for event in events:
-            if level(event) >= logging.INFO:
-                click.echo(f"{getattr(event, 'child', ''):12} * {described(event)}", err=True)
+    async for event in events:
+        if level(event) >= logging.INFO:
+            click.echo(f"{getattr(event, 'child', ''):12} * {described(event)}", err=True)

@@ -193,6 +193,8 @@ class Supervisor:
         self._names(names)
         reader = LinesReader(frozenset(names), size)
         conductor.readers.add(reader)
+        if conductor.finished.is_set():
+            reader.end()
         return reader
 
     # -- requests --------------------------------------------------------------------------------------------------

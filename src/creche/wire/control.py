@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
 from attrs import frozen
 
@@ -30,8 +31,7 @@ class Failure:
     text: bytes
 
 
-@frozen
-class Reply:
+class Reply(NamedTuple):
     """One message from the init."""
 
     type: int

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import struct
-
-from attrs import frozen
+from typing import NamedTuple
 
 __all__ = ["Notification", "addfd", "answer", "decode"]
 
@@ -18,8 +17,7 @@ CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
 ADDFD_SEND = 2  # SECCOMP_ADDFD_FLAG_SEND: the descriptor's number is the answer, in one step (5.14)
 
 
-@frozen
-class Notification:
+class Notification(NamedTuple):
     """One call that waits."""
 
     id: int
