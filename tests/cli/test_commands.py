@@ -189,6 +189,24 @@ class TestRm:
         assert not tree.exists()
         assert (kept / "file").read_text() == "mine"
 
+    @needs("user", "subids", "newuidmap")
+    def test_what_other_users_of_a_container_left(self, tmp_path: Path) -> None:
+        """By a real container with many users. The control is plain rm, which may not even look into it."""
+        tmp_path.chmod(0o755)
+        shared = tmp_path / "shared"
+        shared.mkdir()
+        shared.chmod(0o777)
+        script = "mkdir -m 700 /s/tree && echo x > /s/tree/file"
+        run = creche("run", "-u", "1000", "--group-add", "7", "-v", f"{shared}:/s", "sh", "-c", script)
+        assert run.returncode == 0, run.stderr
+        tree = shared / "tree"
+        assert tree.stat().st_uid != os.geteuid()
+        assert subprocess.run(["rm", "-rf", str(tree)], capture_output=True, check=False).returncode != 0
+        assert tree.exists()
+        run = creche("rm", str(tree))
+        assert run.returncode == 0, run.stderr
+        assert not tree.exists() and shared.exists()
+
     def test_what_is_not_there(self, tmp_path: Path) -> None:
         """Is an error, but for -f."""
         missing = str(tmp_path / "missing")

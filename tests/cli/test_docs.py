@@ -1,4 +1,4 @@
-"""docs/cli.md and docs/nested.md: every command line in them is understood, and what they show is what comes."""
+"""The README and the pages about the command line: every command line in them is understood, and what they show is what comes."""
 
 import re
 import shlex
@@ -28,9 +28,9 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 def lines() -> list[str]:
-    """Every line of both pages that calls creche, without its prompt and comment."""
+    """Every line of these pages that calls creche, without its prompt and comment."""
     found = []
-    for page in ("cli.md", "nested.md"):
+    for page in ("../README.md", "cli.md", "nested.md", "workers.md"):
         for block in (*blocks(page, "console"), *blocks(page, "text")):
             for line in block.splitlines():
                 bare = line.removeprefix("$ ").partition("  #")[0].strip()
@@ -45,11 +45,17 @@ def test_there_are_lines_to_test() -> None:
 
 
 @pytest.mark.parametrize("line", lines())
-def test_a_command_line_is_understood(line: str, tmp_path: Path) -> None:
-    """Its options are options, and make a Spec."""
-    words = shlex.split(line.replace("…", "true"))
+def test_a_command_line_is_understood(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its options are options, its arguments are taken, and those of a run make a Spec."""
+    words = shlex.split(line.replace("…", "true").partition(" > ")[0])
     if words[1] != "run":
-        assert subprocess.run([*CRECHE, words[1], "--help"], capture_output=True, check=False).returncode == 0
+        monkeypatch.chdir(tmp_path)
+        for word in words[2:]:
+            if not word.startswith("-"):  # it may be a file that has to be there
+                (tmp_path / word).touch()
+        command = cli.get_command(click.Context(cli), words[1])
+        assert command is not None
+        command.make_context(words[1], words[2:])
         return
     base = None
     if "-f" in words:
