@@ -227,6 +227,13 @@ def test_out_of_memory_is_said() -> None:
     assert b"limits.memory" in run.stderr
 
 
+def test_a_word_that_names_a_file_of_ours_is_a_word(tmp_path: Path) -> None:
+    """Whether we may read that file is nobody's business: the command has another file system."""
+    (tmp_path / "locked").touch(0)
+    run = creche("run", "echo", str(tmp_path / "locked"), str(tmp_path))
+    assert run.stdout.split() == [bytes(tmp_path / "locked"), bytes(tmp_path)], run.stderr
+
+
 def test_two_hundred_words_of_any_bytes() -> None:
     """Arguments are bytes: what is no UTF-8 arrives as it was."""
     words = [bytes([7 + number % 200, 200 + number % 50]) for number in range(200)]

@@ -34,7 +34,7 @@ container did not start or had ended before it was looked at.
 )
 @click.option("--json", "as_json", is_flag=True, help="The findings as JSON.")
 @click.argument("spec", type=click.Path(exists=True, dir_okay=False))
-@click.argument("words", nargs=-1, type=click.Path(), metavar="[COMMAND…]")
+@click.argument("words", nargs=-1, type=click.Path(readable=False), metavar="[COMMAND…]")
 @click.pass_context
 def command(ctx: click.Context, spec: str, words: tuple[str, ...], as_json: bool) -> None:
     """See _HELP."""

@@ -187,7 +187,7 @@ def _options() -> list[Callable[[F], F]]:
 
 def shared(function: F) -> F:
     """The options that make a Spec, and the command after them."""
-    function = click.argument("command", nargs=-1, type=click.Path(), metavar="COMMAND [ARG…]")(function)
+    function = click.argument("command", nargs=-1, type=click.Path(readable=False), metavar="COMMAND [ARG…]")(function)
     for option in reversed(_options()):
         function = option(function)
     return function

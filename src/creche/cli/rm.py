@@ -21,7 +21,7 @@ crosses no mounts. There is no way back.
 
 
 @click.command("rm", help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("paths", nargs=-1, required=True, type=click.Path(), metavar="PATH…")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(readable=False), metavar="PATH…")
 @click.option("-f", "--force", is_flag=True, help="Say nothing of what is not there.")
 @click.option(
     "-r", "-R", "--recursive", is_flag=True, hidden=True, help="For fingers used to rm: it is always so."
