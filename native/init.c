@@ -280,7 +280,7 @@ static int reap(void)
 static void work_on_file(const struct creche_request *request, const char *text, size_t size)
 {
 	struct creche_reply message = { .type = CRECHE_OPENED, .id = request->id };
-	int fd = (int)file_request(&ctx, request, text, size), opened = fd >= 0 && (request->b == CRECHE_FILE_OPEN || request->b == CRECHE_FILE_LAYER);
+	int fd = (int)file_request(&ctx, request, text, size), opened = fd >= 0 && (request->b == CRECHE_FILE_OPEN || request->b == CRECHE_FILE_LAYER || request->b == CRECHE_FILE_TREE);
 
 	if (fd < 0)
 		message.status = fd;

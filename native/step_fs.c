@@ -4,6 +4,7 @@
 #include <linux/fcntl.h>
 #include <linux/mount.h>
 #include <linux/stat.h>
+#include <asm/statfs.h>
 
 /* Opens what a Step names by path: on the caller's side, below the directory in slot2, or INSIDE the container's root. */
 STEP(OPEN)
@@ -114,41 +115,63 @@ STEP(FS_FD)
 	return with_log(c, fd, sys5(__NR_fsconfig, fd, FSCONFIG_SET_STRING, TEXT(c, s), path, 0));
 }
 
-/* Layers of an overlay that lie beside each other in slot2: text is their names, each ended by a NUL, first the upper one,
-   which is made with its work directory, then the lower ones from the topmost on. */
+/* Layers of an overlay that lie beside each other in slot2: text is their names, each ended by a NUL, first the upper one and
+   its work directory, which are made, then the lower ones from the topmost on. */
 STEP(LAYERS)
 {
 	const char *name = TEXT(c, s), *end = name + s->text_size;
-	char path[32], place[32];
+	char path[32];
 	int fd = slot_take(c, s->slot), folder = slot_take(c, s->slot2);
-	long r = 0;
+	long r = 0, layer;
 
 	if (folder < 0)
 		return folder;
 	for (int n = 0; name < end && r >= 0; n++) {
-		size_t size = text_length(name) + 1;
-		long layer;
+		const char *key = n == 0 ? "upperdir" : n == 1 ? "workdir" : "lowerdir+";
 
-		if (size + 1 > sizeof place)
-			return -ENAMETOOLONG;
-		for (int work = 0; work < (n ? 1 : 2) && r >= 0; work++) {
-			place[0] = work ? 'w' : 'u';
-			copy_bytes(place + 1, name, size);
-			r = n ? 0 : sys3(__NR_mkdirat, folder, place, 0755);
-			if (r >= 0)
-				r = layer = sys4(__NR_openat, folder, place, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
-			if (r < 0)
-				break;
-			const char *key = n ? "lowerdir+" : work ? "workdir" : "upperdir";
-			r = sys5(__NR_fsconfig, fd, FSCONFIG_SET_FD, key, 0, layer);
-			if (r < 0) { /* from 6.13 on; the way by a path takes twice as long */
-				fd_path(path, (int)layer);
-				r = with_log(c, fd, sys5(__NR_fsconfig, fd, FSCONFIG_SET_STRING, key, path, 0));
-			}
-			sys1(__NR_close, layer);
+		r = n < 2 ? sys3(__NR_mkdirat, folder, name, 0755) : 0;
+		if (r >= 0)
+			r = layer = sys4(__NR_openat, folder, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
+		if (r < 0)
+			break;
+		r = sys5(__NR_fsconfig, fd, FSCONFIG_SET_FD, key, 0, layer);
+		if (r < 0) { /* from 6.13 on; the way by a path takes twice as long */
+			fd_path(path, (int)layer);
+			r = with_log(c, fd, sys5(__NR_fsconfig, fd, FSCONFIG_SET_STRING, key, path, 0));
 		}
-		name += size;
+		sys1(__NR_close, layer);
+		name += text_length(name) + 1;
 	}
+	return r;
+}
+
+/* The tmpfs in `slot` may have b inodes more than it uses, and a at least: what an overlay makes in its work directory must have
+   room also where a guest has left none. */
+STEP(ROOM)
+{
+	struct statfs found;
+	char digits[24], *number = digits + sizeof digits;
+	int fd = slot_take(c, s->slot);
+	long r = sys2(__NR_fstatfs, fd, &found), again;
+	uint64_t most;
+
+	if (r < 0)
+		return r;
+	most = (uint64_t)(found.f_files - found.f_ffree) + s->b;
+	if (most < s->a)
+		most = s->a;
+	*--number = 0;
+	do
+		*--number = (char)('0' + most % 10);
+	while (most /= 10);
+	r = again = sys3(__NR_fspick, fd, "", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH);
+	if (r < 0)
+		return r;
+	r = sys5(__NR_fsconfig, again, FSCONFIG_SET_STRING, "nr_inodes", number, 0);
+	if (r >= 0)
+		r = sys5(__NR_fsconfig, again, FSCONFIG_CMD_RECONFIGURE, 0, 0, 0);
+	r = with_log(c, (int)again, r);
+	sys1(__NR_close, again);
 	return r;
 }
 

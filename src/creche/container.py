@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 
 from . import claims, commands, ranges
+from .branching import Branching
 from .channel import Channel
 from .communicate import alone
 from .errors import CrecheError, SpecError
@@ -36,6 +37,7 @@ from .wire import control
 from .wire.control import Failure, Reply
 
 if TYPE_CHECKING:
+    from .branching import Origin
     from .cgroups.group import Group, Sub
     from .cgroups.notify import Watch
     from .cgroups.values import Events
@@ -45,7 +47,7 @@ __all__ = ["Container"]
 _ids = count(1)
 
 
-class Container(Starting, Place, Keeping, Undoing, Renewing, Limited, Listening):
+class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited, Listening):
     """What a Spec describes, alive: an async context manager, and something that can be awaited.
 
     ``async with Container(spec) as box`` starts it and gives it when its main command has been executed; leaving the
@@ -75,6 +77,7 @@ class Container(Starting, Place, Keeping, Undoing, Renewing, Limited, Listening)
         self._context = Context()
         self._range: ranges.Reserved | None = None
         self._scratch: str | None = None
+        self._origin: Origin | None = None
         self._claims: list[int] = []
         self._group: Group | None = None
         self._subs: dict[int, Sub] = {}

@@ -29,9 +29,11 @@ class Keeping:
         _plan: Plan | None
 
         @property
-        def _written(self) -> tuple[int, ...]: ...
-        async def _layer(self, name: int) -> Layer: ...
-        async def _changes_of(self, root: Overlay, names: tuple[int, ...], max_files: int) -> list[Change]: ...
+        def _written(self) -> tuple[str, ...]: ...
+        @property
+        def _below(self) -> tuple[str, ...]: ...
+        async def _layer(self, name: str) -> Layer: ...
+        async def _changes_since(self, root: Overlay, lower: tuple[str, ...], upper: tuple[str, ...], max_files: int) -> list[Change]: ...
         async def _ask_file(self, path: str, flags: int = 0, mode: int = 0, *, verb: int = ..., base: int = -1, more: str | None = None, to: int = -1) -> int: ...
 
     async def changes(self, *, max_files: int = 100_000) -> list[Change]:
@@ -48,10 +50,7 @@ class Keeping:
 
         root = self._written_root("changes")
         if root.history:
-            from .undoing import merged
-
-            names = self._written
-            return merged([await self._changes_of(root, names[: n + 1], max_files) for n in range(len(names))])
+            return await self._changes_since(root, (), self._written, max_files)
         with closing([await self._upper(root)]) as layers:
             return await self._compared(root, layers, max_files)
 
@@ -75,7 +74,7 @@ class Keeping:
         inside = Inside(self._ask_file)
         with closing([]) as layers:
             if root.history:
-                for name in self._written:
+                for name in (*self._below, *self._written):
                     layers.append(await self._layer(name))
             else:
                 layers.append(await self._upper(root))

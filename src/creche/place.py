@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import anyio
@@ -63,6 +63,10 @@ class Place:
         _uids: set[int]
 
         async def _begin_layer(self, command: tuple[str, ...]) -> None: ...
+        @contextlib.contextmanager
+        def _writes(self) -> Iterator[None]:
+            yield
+
         def _enter(self, ident: int, limits: Limits | None) -> list[int]: ...
         def _entered(self, ident: int) -> None: ...
         def _leave(self, ident: int) -> None: ...
@@ -207,7 +211,7 @@ class Place:
         if ident not in self._answers:
             raise CrecheError("the container ended before its file could be reached")
         status, fds = self._answers.pop(ident)
-        if status < 0 or (verb in (control.FILE_OPEN, control.FILE_LAYER) and not fds):
+        if status < 0 or (verb in (control.FILE_OPEN, control.FILE_LAYER, control.FILE_TREE) and not fds):
             number = -status or errno.EMFILE  # opened, and we had no number left for it
             raise OSError(number, os.strerror(number), path)
         return fds[0] if fds else 0
@@ -236,13 +240,14 @@ class Place:
         copied, never followed. Directories that `path` lacks are made with `parents`. Files that are there are overwritten.
         What is made belongs to the user of the Spec.
         """
-        inside, where = await self._inside(), os.fspath(path)
-        if not isinstance(content, (bytes, bytearray, memoryview)) and os.path.isdir(content):
-            if mode is not None:
-                raise SpecError("mode", mode, "the files of a directory keep theirs")
-            await trees.put_tree(inside, where, os.fsdecode(content), parents)
-        else:
-            await files.put(inside, where, content, 0o644 if mode is None else mode, parents)
+        with self._writes():
+            inside, where = await self._inside(), os.fspath(path)
+            if not isinstance(content, (bytes, bytearray, memoryview)) and os.path.isdir(content):
+                if mode is not None:
+                    raise SpecError("mode", mode, "the files of a directory keep theirs")
+                await trees.put_tree(inside, where, os.fsdecode(content), parents)
+            else:
+                await files.put(inside, where, content, 0o644 if mode is None else mode, parents)
 
     @overload
     async def get(self, path: str | os.PathLike[str], *, max_bytes: int = ...) -> bytes: ...
@@ -276,8 +281,9 @@ class Place:
         >>> async with box.open_file("/tmp/log") as file:
         ...     async for part in file: ...
         """
-        async with files.opened(await self._inside(), os.fspath(path), mode, perm, max_bytes) as file:
-            yield file
+        with contextlib.nullcontext() if mode == "rb" else self._writes():
+            async with files.opened(await self._inside(), os.fspath(path), mode, perm, max_bytes) as file:
+                yield file
 
     async def listdir(self, path: str | os.PathLike[str], *, max_files: int = 100_000) -> list[str]:
         """The names in a directory inside, in no order. Raises FileError; with EFBIG where there are more than `max_files`."""
@@ -285,7 +291,8 @@ class Place:
 
     async def remove(self, path: str | os.PathLike[str], *, recursive: bool = False) -> None:
         """Remove a file or a link inside; with `recursive` a directory too, and all below it. Raises FileError."""
-        await trees.remove(Inside(self._ask_file), os.fspath(path), recursive)
+        with self._writes():
+            await trees.remove(Inside(self._ask_file), os.fspath(path), recursive)
 
     async def audit(self, process: Process | None = None) -> tuple[Finding, ...]:
         """What it promises beside what the kernel says: of a command in it (`process`, or the main one), and to a probe inside.

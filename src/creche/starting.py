@@ -17,15 +17,18 @@ from .machine import Machine, probe
 from .plan.command import listens
 from .plan.compile import Context, Plan, compile, needs_scratch
 from .plan.ids import outside, wants_range
+from .plan.pieces import UPPER_SIZE
 from .plan.strength import weaken
 from .plumbing import Plumbing
 from .process import Process
 from .spawn import Job, exhausted
+from .spec.filesystem import Overlay
 from .spec.strength import Strength
 from .wire.control import Failure, Reply
 from .wire.failure import error_of
 
 if TYPE_CHECKING:
+    from .branching import Origin
     from .cgroups.group import Group, Sub
     from .container import Container
     from .spec.limits import Limits
@@ -55,6 +58,7 @@ class Starting:
         _sources: Mapping[int, int] | None
         _group: Group | None
         _subs: dict[int, Sub]
+        _origin: Origin | None
         _pid: int
         _pidfd: int
         _failure: tuple[int, Failure] | None
@@ -85,7 +89,8 @@ class Starting:
         self.spec = spec  # what is really run
         lookup = spec.command is not None and commands.needs_lookup(spec)
         self._claims = claims.claim(spec)
-        if wants_range(spec, machine):
+        origin = self._origin
+        if wants_range(spec, machine) and origin is None:
             self._range = ranges.reserve(machine)
         if uppers := needs_scratch(spec, machine):
             from . import scratch  # only before Linux 6.6
@@ -98,7 +103,7 @@ class Starting:
         self._context = Context(
             view=listing(), base=self._range.base if self._range else None, count=self._range.count if self._range else 0,
             scratch=self._scratch, caller=os.environ, command_cgroups=len(cgroup_fds), rlimits=commands.rlimits(),
-            held=self._range is not None,
+            held=self._range is not None, below=origin.below if origin else None, room=origin.room if origin else UPPER_SIZE,
         )  # fmt: skip
         self._compiled = commands.without_missing(spec)
         plan = self._plan = compile(self._compiled, machine, self._context)
@@ -109,8 +114,9 @@ class Starting:
                 self._give(plumbing, plan, account.uid, account.gid)
         await anyio.lowlevel.checkpoint_if_cancelled()
         self._job = Job(
-            plan, setup_fds=[self._range.fd] if self._range else [], parent_fds=[], command_fds=[*plumbing.child, *cgroup_fds], tty=spec.tty
-        )
+            plan, setup_fds=[*([self._range.fd] if self._range else []), *([] if origin is None else [origin.tree])], parent_fds=[],
+            command_fds=[*plumbing.child, *cgroup_fds], tty=spec.tty,
+        )  # fmt: skip
         self._channel = Channel(self._job.socket, self._handle)
         if plan.command:
             plumbing.sent()
@@ -147,8 +153,8 @@ class Starting:
                 self._main._on_started([os.dup(self._pidfd)], self._pid)
             except OSError as error:
                 raise exhausted(error.errno or 0) from None
-        if self._range is not None and self.spec.has_init:
-            self._range.close()  # the init holds the lock from here on; without one it is ours to hold
+        if self._range is not None and self.spec.has_init and not (isinstance(self.spec.rootfs, Overlay) and self.spec.rootfs.history):
+            self._range.close()  # the init holds the lock from here on; without one it is ours to hold, and so it is for branches
 
     def _drop_job(self) -> None:
         if self._job is not None:

@@ -29,6 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "layers",
         "layering",
         "undoing",
+        "branching",
         "keeping",
         "commands",
         "limited",

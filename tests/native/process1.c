@@ -217,7 +217,7 @@ static long received(struct wire_msghdr *header)
 		request.flags = 0;
 	if (request.type == CRECHE_OPEN_FILE) {
 		size = sizeof request + below(10);
-		request.b = below(CRECHE_FILE_XATTR + 2);
+		request.b = below(CRECHE_FILE_UNSTAGE + 2);
 	}
 	if (request.flags & CRECHE_BLOB_MEMFD)
 		size = sizeof request, count += below(100) != 0;
@@ -337,7 +337,7 @@ long creche_record(long nr, long a, long b, long c, long d, long e, long f)
 	case __NR_fcntl:
 		assert(is_open[a]);
 		return b == F_GET_SEALS ? 0xf : new_fd((int)c);
-	case __NR_openat: case __NR_openat2:
+	case __NR_openat: case __NR_openat2: case __NR_open_tree:
 		return seldom() ? -ENOENT : new_fd(3);
 	case __NR_socketpair:
 		a = d; /* and for the rest as a pipe */

@@ -165,6 +165,28 @@ async def test_sixty_layers_and_more(spec: Spec) -> None:
             assert await box.get("/last") == b"%d\n" % (n - 1)
 
 
+async def test_a_command_that_leaves_no_room_can_be_undone(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither bytes nor inodes: what an overlay makes to be mounted has its place all the same."""
+    fill = r"""
+import itertools, os
+os.mkdir("/full")
+try:
+    for number in itertools.count(): open(f"/full/{number}", "x")
+except OSError as error: print(error.errno, number > 1000)
+"""
+    monkeypatch.setattr("creche.starting.UPPER_SIZE", 8 << 20)  # to be filled in less time
+    async with Container(spec) as box:
+        await sh(box, "echo > /1")
+        assert b"No space left" in (await box.run(["sh", "-c", "head -c 9M /dev/zero > /file"])).stderr
+        told = await box.run(["python3", "-c", fill])
+        assert told.stdout.split() == [b"28", b"True"], told
+        for _ in range(4):
+            result = await box.run(["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do > /again$i; done"])
+            assert b"No space left" in result.stderr
+        await box.at(1)
+        await sh(box, "echo 2 > /2; for i in $(seq 100); do > /again$i; done; head -c 6M /dev/zero > /new")
+
+
 async def test_a_step_that_is_cancelled_is_finished(spec: Spec) -> None:
     async with Container(spec) as box:
         await sh(box, "echo > /one")

@@ -16,6 +16,7 @@ from .command import Account, Descriptor, Limited, capability_mask, confining_st
 from .guard import guard_steps
 from .ids import RANGE, Identity, identity, map_steps, may_set_groups, no_groups, outside
 from .mounts import MS_PRIVATE, Mounts
+from .pieces import FIRST, UPPER_SIZE, inodes_of, layers_text
 from .renewal import check_history, check_renewable, keeps_sources, keyring_steps
 
 __all__ = ["Context", "Plan", "compile", "compile_layers", "compile_reset", "needs_scratch", "steps_of_command"]
@@ -39,6 +40,8 @@ class Context:
     command_cgroups: int = 0  #: and that a command enters
     rlimits: Limited = (("core", (1, 1)),)  #: those of a command whose Spec does not say otherwise
     held: bool = False  #: whether the range's lock travels with the setup, for the init to keep
+    below: tuple[str, ...] | None = None  #: the layers that it is a branch of, the lowest first, whose tree travels with the setup
+    room: int = UPPER_SIZE  #: bytes of a history's layers
 
 
 @frozen(kw_only=True)
@@ -207,22 +210,38 @@ def compile_reset(spec: Spec, machine: Machine, who: Identity, context: Context,
     return (*keyrings, *setup) if keyrings else setup
 
 
+SPARE = 64  # inodes for the directories of one more layer, and of its mounts
 _layers: dict[object, tuple[Spec, Machine, tuple[st.Step, ...]]] = {}
 
 
-def compile_layers(spec: Spec, machine: Machine, who: Identity, context: Context, names: Sequence[int]) -> tuple[st.Step, ...]:
-    """What the init does to have these layers of a history in its root: the first new, to be written to, the others from the topmost on."""
-    key = id(spec), id(machine), who.idmaps
+def compile_layers(spec: Spec, machine: Machine, who: Identity, context: Context, names: Sequence[str]) -> tuple[st.Step, ...]:
+    """What the init does to have these layers of a history in its root: a new one to be written to, its work directory, the lower
+    ones from the topmost on.
+    """
+    key = id(spec), id(machine), who.idmaps, context.room
     found = _layers.get(key)
     if found is None:
-        mounts = Mounts(spec, machine, who, context.view, context.scratch, first=st.PASSED + int(context.held), again=True)
+        mounts = _mounts(spec, machine, who, context, again=True)
         mounts.other_layers()
         if len(_layers) >= _SETUPS:
             del _layers[next(iter(_layers))]
-        steps = (*mounts.host, *mounts.build, st.Pivot(blame="rootfs"), st.Keep(slot=st.ROOT))
+        most = inodes_of(context.room)
+        steps = (
+            *mounts.host, st.Room(slot=st.LAYERS, a=most, b=SPARE, blame="rootfs.history"), *mounts.build, st.Pivot(blame="rootfs"),
+            st.Keep(slot=st.ROOT), st.Room(slot=st.LAYERS, a=most, blame="rootfs.history"),
+        )  # fmt: skip
         found = _layers[key] = spec, machine, steps  # kept with it, so that their ids stay theirs
-    text = b"".join(b"%d\0" % name for name in names)
-    return tuple(evolve(step, text=text) if isinstance(step, st.Layers) else step for step in found[2])
+    return _with_layers(found[2], names)
+
+
+def _with_layers(steps: tuple[st.Step, ...], names: Sequence[str]) -> tuple[st.Step, ...]:
+    return tuple(evolve(step, text=layers_text(names)) if isinstance(step, st.Layers) else step for step in steps)
+
+
+def _mounts(spec: Spec, machine: Machine, who: Identity, context: Context, *, again: bool) -> Mounts:
+    branch = None if context.below is None else st.PASSED + int(context.held)
+    first = st.PASSED + int(context.held) + int(branch is not None)
+    return Mounts(spec, machine, who, context.view, context.scratch, first=first, again=again, branch=branch, room=context.room)
 
 
 def _remembered_setup(
@@ -236,6 +255,7 @@ def _remembered_setup(
         who.new, who.private, who.idmaps, who.setgroups, who.uid, who.gid, who.maps_group(5), context.scratch, context.held, id(machine), id(context.view),
         spec.has_init, tuple(spec.time_offsets.items()), again, keeps_sources(spec, context.view),
         (who.uid_map, who.gid_map) if any(isinstance(mount, Bind) and mount.uid_map for mount in spec.mounts) else None,
+        context.below is None, context.room,
     )  # fmt: skip
     found = _setups.get(key)
     if found is None:
@@ -243,13 +263,14 @@ def _remembered_setup(
             del _setups[next(iter(_setups))]
         # machine and view are kept with it, so that their ids stay theirs
         found = _setups[key] = machine, context.view, _setup(spec, machine, who, context, again)
-    return found[2]
+    setup, trees = found[2]
+    return (_with_layers(setup, (*FIRST, *reversed(context.below))), trees) if context.below else found[2]
 
 
 def _setup(spec: Spec, machine: Machine, who: Identity, context: Context, again: bool) -> tuple[tuple[st.Step, ...], tuple[st.Step, ...]]:
     """What the init does before the first command, or `again` for a reset; and the trees that its parent makes for it."""
     kinds = {name: getattr(spec.namespaces, name) for name in CLONE}
-    mounts = Mounts(spec, machine, who, context.view, context.scratch, first=st.PASSED + int(context.held), again=again)
+    mounts = _mounts(spec, machine, who, context, again=again)
     setup: list[st.Step] = []
     if again:  # what can't be emptied is made anew; the mounts are all ours, and go with the old root
         setup.append(st.Unshare(a=sum(CLONE[name] for name in ("ipc", "network", "uts") if kinds[name] is True), blame="namespaces"))

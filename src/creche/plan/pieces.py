@@ -20,7 +20,18 @@ RDONLY, NOSUID, NODEV, NOEXEC = 0x1, 0x2, 0x4, 0x8  # mount_setattr(2)
 MIB = 1 << 20
 UPPER_SIZE = 512 * MIB  #: of a throw-away upper layer
 INODES = 65_536
-FIRST = b"1\0"  #: the name of a history's first layer
+OWN, BELOW = "o", "b"  #: where layers lie: a container's own, and those that it is a branch of
+FIRST = (f"{OWN}/u1", f"{OWN}/w1")  #: a history's first layer, and its work directory
+
+
+def layers_text(names: Iterable[str]) -> bytes:
+    """As the Step takes them: the upper one, its work directory, the lower ones from the topmost on."""
+    return b"".join(name.encode() + b"\0" for name in names)
+
+
+def inodes_of(size: int) -> int:
+    """How many a tmpfs of so many bytes has."""
+    return max(1024, min(INODES, size // 4096))
 
 
 class Pieces:
@@ -28,6 +39,7 @@ class Pieces:
 
     def __init__(
         self, spec: Spec, machine: Machine, who: Identity, view: HostListing, scratch: str | None, first: int = st.PASSED, again: bool = False,
+        branch: int | None = None, room: int = UPPER_SIZE,
     ) -> None:  # fmt: skip
         self.spec, self.machine, self.who, self.view, self.scratch = spec, machine, who, view, scratch
         self.again = again  # for a reset: of what came from the host, the init has all that is needed
@@ -36,6 +48,8 @@ class Pieces:
         self.host: list[st.Step] = []
         self.build: list[st.Step] = []
         self.late: list[st.Step] = []
+        self.branch = branch  # the slot of the layers that it is a branch of
+        self.room = room  # bytes of a history's layers
         self.layering = False  # again, but for other layers of the root alone
         self.layers: int | None = None  # the slot in which the root's throw-away upper layer lies
         self._stage: int | None = None
@@ -140,7 +154,7 @@ class Pieces:
         return slot
 
     def _tmpfs(self, size: int, mode: int, blame: str, *, inodes: int | None = None, attributes: int = NOSUID | NODEV) -> int:
-        inodes = inodes or max(1024, min(INODES, size // 4096))
+        inodes = inodes or inodes_of(size)
         options = (("size", str(size)), ("nr_inodes", str(inodes)), ("mode", f"{mode:o}"))
         return self._new("tmpfs", options, attributes, blame)
 
@@ -224,8 +238,16 @@ class Pieces:
         if self.layering:
             self._staged += 1
             return st.LAYERS
-        fresh = self._tmpfs(UPPER_SIZE, 0o755, blame)
+        fresh = self._tmpfs(self.room, 0o755, blame)
         self._stage_fresh(fresh, blame)
+        self.build.append(st.MakeDirectory(slot=fresh, text=OWN, a=0o755, blame=blame))
+        if self.branch is not None:
+            tree = self.branch
+            if self.again:
+                tree = self._slot()
+                self.build.append(st.LinkTree(slot=tree, slot2=st.LAYERS, text=BELOW, flags=st.RECURSIVE, blame=blame))
+            self._attributes(tree, RDONLY | NOSUID | NODEV, blame)
+            self.build.append(st.Stage(slot=tree, slot2=fresh, text=BELOW, blame=blame))
         return fresh
 
     def _layer(self, path: str, blame: str) -> int:
@@ -279,7 +301,7 @@ class Pieces:
         if self.userns:
             self.build.append(st.FsFlag(slot=slot, text="userxattr", blame=blame))
         if blame == "rootfs" and self.layers is not None and upper is None:
-            self.build.append(st.Layers(slot=slot, slot2=self.layers, text=FIRST, blame="rootfs.history"))
+            self.build.append(st.Layers(slot=slot, slot2=self.layers, text=layers_text(FIRST), blame="rootfs.history"))
         self.build += [st.FsFd(slot=slot, slot2=lower, text="lowerdir+", blame=blame) for lower in lowers]
         if upper is not None and work is not None:
             self.build.append(st.FsFd(slot=slot, slot2=upper, text="upperdir", blame=blame))
