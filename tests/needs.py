@@ -374,6 +374,45 @@ def _hugetlb() -> str | None:
     return None if "hugetlb" in Path("/proc/cgroups").read_text() else "the hugetlb controller in the kernel"
 
 
+@_need("keys")
+def _keys() -> str | None:
+    return None if os.path.exists("/proc/keys") else "keyrings in the kernel (CONFIG_KEYS)"
+
+
+@_need("weights")
+def _weights() -> str | None:
+    from creche.cgroups.devices import weighing
+
+    return None if weighing() else "a disk scheduled by weight (bfq with CONFIG_BFQ_GROUP_IOSCHED, or io.cost)"
+
+
+@_need("writeback")
+def _writeback() -> str | None:
+    """A file system that tells whose a page in the cache is (cgroup-v2.rst, "Writeback")."""
+    kinds = {line.split()[1]: line.split()[2] for line in Path("/proc/mounts").read_text().splitlines()}
+    folder = os.path.realpath(disk_folder())
+    while folder not in kinds:
+        folder = os.path.dirname(folder)
+    tracked = {"ext2", "ext4", "btrfs", "f2fs", "xfs"}
+    return None if kinds[folder] in tracked else f"one of {', '.join(sorted(tracked))} at {folder}, which is {kinds[folder]}"
+
+
+@_need("cpuset-v2")
+def _cpuset_v2() -> str | None:
+    if len(os.sched_getaffinity(0)) < 2:
+        return "two processors"
+    try:
+        names = Path("/sys/fs/cgroup/cgroup.controllers").read_text().split()
+    except OSError:
+        names = []
+    return None if "cpuset" in names else "version 2's cpuset controller (CONFIG_CPUSETS)"
+
+
+@_need("numa")
+def _numa() -> str | None:
+    return None if os.path.isdir("/sys/devices/system/node/node1") else "two nodes of memory"
+
+
 def disk_folder() -> str:
     """Where a test's file lies on a disk: $CRECHE_DISK, or /var/tmp."""
     return os.environ.get("CRECHE_DISK", "/var/tmp")

@@ -6,6 +6,7 @@ import os
 
 from . import commands
 from .hostview import listing
+from .kernelfs import kernel_trees
 from .machine import probe
 from .plan.compile import Context, Plan, compile, needs_scratch
 from .plan.ids import RANGE, wants_range
@@ -37,5 +38,6 @@ def plan_of(spec: Spec) -> Plan:
         command_cgroups=int(bool(spec.limits)),
         rlimits=commands.rlimits(),
         held=ranged,
+        kernels=kernel_trees(spec),
     )
     return compile(commands.without_missing(spec), machine, context)

@@ -13,6 +13,7 @@ from . import claims, commands, ranges
 from .channel import Channel
 from .errors import CrecheError, SpawnError, SpecError
 from .hostview import listing
+from .kernelfs import kernel_trees
 from .machine import Machine, probe
 from .plan.command import listens
 from .plan.compile import Context, Plan, compile, needs_scratch
@@ -103,7 +104,7 @@ class Starting:
         self._context = Context(
             view=listing(), base=self._range.base if self._range else None, count=self._range.count if self._range else 0,
             scratch=self._scratch, caller=os.environ, command_cgroups=len(cgroup_fds), rlimits=commands.rlimits(),
-            held=self._range is not None, below=origin.below if origin else None, room=origin.room if origin else UPPER_SIZE,
+            held=self._range is not None, kernels=kernel_trees(spec), below=origin.below if origin else None, room=origin.room if origin else UPPER_SIZE,
         )  # fmt: skip
         self._compiled = commands.without_missing(spec)
         plan = self._plan = compile(self._compiled, machine, self._context)

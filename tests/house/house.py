@@ -14,7 +14,7 @@ NATIVE = TOP / "native"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "units", "results"),
     ("spec",),
-    ("_raw", "_surroundings", "machine", "diagnose", "hostview"),
+    ("_raw", "_surroundings", "machine", "diagnose", "hostview", "kernelfs"),
     ("plan",),
     ("_native",),  # the list of Steps is written in C: the codecs ask it
     ("wire",),

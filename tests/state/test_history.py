@@ -10,7 +10,20 @@ import anyio
 import attrs
 import pytest
 
-from creche import Container, CrecheError, Overlay, Reason, Spec, SpecError, Symlink, Tmpfs, UnsupportedError
+from creche import (
+    Bind,
+    Container,
+    CrecheError,
+    Overlay,
+    Reason,
+    Security,
+    Spec,
+    SpecError,
+    Symlink,
+    Sysfs,
+    Tmpfs,
+    UnsupportedError,
+)
 from creche.layers import Change
 from creche.machine import Machine
 from creche.plan.renewal import check_history
@@ -215,3 +228,31 @@ def test_what_could_not_move_to_another_root_is_refused(image: Path) -> None:
         with pytest.raises(SpecError, match="history"):
             Overlay([image], history=True, **fields)
 
+
+SHOWN = [Bind("/proc", "/p", readonly=True), Bind("/sys", "/t", readonly=True), Sysfs("/s")]
+LOOK = "for p in /p /proc; do grep -q . $p/interrupts 2>/dev/null && echo $p; done; for s in /s /t; do ls $s/firmware/* >/dev/null 2>&1 && echo $s; done; true"
+
+
+async def test_what_is_covered_is_covered_in_every_layer(spec: Spec) -> None:
+    """Binds are mounted anew in each root: with their covers (D5)."""
+    async with Container(attrs.evolve(spec, mounts=[*spec.mounts, *SHOWN])) as box:
+        for n in (0, 0, 1, 0):
+            await box.at(n)
+            assert await sh(box, LOOK + "; echo >> /one") == b""
+    bare = Security(masked_paths=(), readonly_paths=())
+    async with Container(attrs.evolve(spec, mounts=[*spec.mounts, *SHOWN], security=bare)) as box:
+        for _ in range(2):
+            assert (await sh(box, LOOK)).split() == [
+                b"/p",
+                b"/proc",
+                *([b"/s", b"/t"] if os.listdir("/sys/firmware") else []),
+            ]  # the control
+
+
+async def test_paths_that_a_spec_covers_itself_are_so_in_every_layer(spec: Spec) -> None:
+    security = Security(masked_paths=["/proc/interrupts", "/sys/firmware"], readonly_paths=())
+    mounts = [*spec.mounts, Bind("/proc", "/proc", readonly=True), Sysfs()]
+    look = "grep -q . /proc/interrupts && echo seen; ls /sys/firmware; grep -q . /proc/cpuinfo && echo there"
+    async with Container(attrs.evolve(spec, mounts=mounts, security=security)) as box:
+        for _ in range(2):
+            assert await sh(box, look) == b"there\n"

@@ -8,6 +8,7 @@ from attrs import evolve, field, frozen
 
 from ..errors import SpecError, UnsupportedError
 from ..hostview import HostListing
+from ..kernelfs import Shown
 from ..machine import KERNEL_FLOOR, Machine
 from ..spec.filesystem import Bind, Overlay
 from ..spec.spec import Spec
@@ -17,7 +18,7 @@ from .guard import guard_steps
 from .ids import RANGE, Identity, identity, map_steps, may_set_groups, no_groups, outside
 from .mounts import MS_PRIVATE, Mounts
 from .pieces import FIRST, UPPER_SIZE, inodes_of, layers_text
-from .renewal import check_history, check_renewable, keeps_sources, keyring_steps
+from .renewal import check_history, check_renewable, keeps_sources, keyring_steps, lets_keys
 
 __all__ = ["Context", "Plan", "compile", "compile_layers", "compile_reset", "needs_scratch", "steps_of_command"]
 
@@ -42,6 +43,7 @@ class Context:
     held: bool = False  #: whether the range's lock travels with the setup, for the init to keep
     below: tuple[str, ...] | None = None  #: the layers that it is a branch of, the lowest first, whose tree travels with the setup
     room: int = UPPER_SIZE  #: bytes of a history's layers
+    kernels: Mapping[str, Shown] = field(factory=dict)  #: which of the Spec's sources show files of the kernel (`kernelfs`)
 
 
 @frozen(kw_only=True)
@@ -241,7 +243,7 @@ def _with_layers(steps: tuple[st.Step, ...], names: Sequence[str]) -> tuple[st.S
 def _mounts(spec: Spec, machine: Machine, who: Identity, context: Context, *, again: bool) -> Mounts:
     branch = None if context.below is None else st.PASSED + int(context.held)
     first = st.PASSED + int(context.held) + int(branch is not None)
-    return Mounts(spec, machine, who, context.view, context.scratch, first=first, again=again, branch=branch, room=context.room)
+    return Mounts(spec, machine, who, context.view, context.kernels, context.scratch, first=first, again=again, branch=branch, room=context.room)
 
 
 def _remembered_setup(
@@ -253,7 +255,7 @@ def _remembered_setup(
         spec.init, spec.rootfs, spec.mounts, spec.devices, spec.namespaces, spec.hostname or spec.name, spec.domainname, tuple(spec.sysctl.items()),
         security.masked_paths, security.readonly_paths, security.no_new_privs, security.privileged, tuple(security.capabilities),
         who.new, who.private, who.idmaps, who.setgroups, who.uid, who.gid, who.maps_group(5), context.scratch, context.held, id(machine), id(context.view),
-        spec.has_init, tuple(spec.time_offsets.items()), again, keeps_sources(spec, context.view),
+        spec.has_init, tuple(spec.time_offsets.items()), again, keeps_sources(spec, context.view), tuple(context.kernels.items()), lets_keys(spec, machine),
         (who.uid_map, who.gid_map) if any(isinstance(mount, Bind) and mount.uid_map for mount in spec.mounts) else None,
         context.below is None, context.room,
     )  # fmt: skip
@@ -294,6 +296,8 @@ def _setup(spec: Spec, machine: Machine, who: Identity, context: Context, again:
         setup.append(no_groups(spec))  # what is opened for box.get is opened by an init without the caller's groups, too
     if not again and (who.new or not isinstance(kinds["user"], bool)):
         setup.append(st.Identity(a=who.uid, b=who.gid, blame="uid_map"))  # from here on as the container's root
+    if not again and lets_keys(spec, machine):
+        setup.append(st.Keyrings(blame="security.seccomp"))
     if kinds["mount"] is True:
         setup += mounts.build
         mounts.build = []

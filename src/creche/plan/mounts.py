@@ -52,8 +52,8 @@ class Mounts(Pieces):
         """The container's root, and what every root of ours has: /proc, /dev, /tmp."""
         rootfs = self.spec.rootfs
         self._covered = not isinstance(rootfs, HostView) or (self.sourced and covers_trees(self.spec, self.view))
-        if rootfs is not None and not self.layering:
-            self._staging()
+        if rootfs is not None and (not self.layering or any(mount.source in self.kernels for mount in self.spec.mounts if isinstance(mount, Bind))):
+            self._staging()  # in a root of other layers, for covers alone
         if rootfs is None:
             self.host.append(st.Open(slot=st.ROOT, text="/", flags=st.DIRECTORY))
         elif isinstance(rootfs, HostView):
@@ -142,7 +142,7 @@ class Mounts(Pieces):
             slot = self._tree("/proc", blame)
             self.host.append(st.Open(slot=st.PROC, text="/proc", flags=st.DIRECTORY))
             self._attributes(slot, NOSUID | NODEV | NOEXEC, blame)
-            self._attach_kernels("/proc", slot, proc.target, blame, flags=st.NO_LINK)
+            self._attach_kernels((("/proc", ""),), slot, proc.target, blame, flags=st.NO_LINK)
             return
         options = []
         if proc.hidepid is not None:
@@ -151,7 +151,7 @@ class Mounts(Pieces):
             options.append(("subset", str(proc.subset)))
         first = not any(slot == st.PROC for _, slot, _ in self._kernels)
         slot = self._new("proc", options, NOSUID | NODEV | NOEXEC, blame, slot=st.PROC if first else None)
-        self._attach_kernels("/proc", slot, proc.target, blame, flags=st.NO_LINK)
+        self._attach_kernels((("/proc", ""),), slot, proc.target, blame, flags=st.NO_LINK)
 
     def _dev(self, taken: set[str]) -> None:
         if not isinstance(self.spec.rootfs, HostView):  # there the root itself is a tmpfs of ours, and read-only in the end
@@ -198,9 +198,8 @@ class Mounts(Pieces):
         if isinstance(mount, Bind):
             slot = self._tree(mount.source, f"{blame}.source", idmap=self._own_maps(mount, blame) if self._idmaps(mount) else None)
             self._attributes(slot, _flags(mount), blame)
-            source = os.path.normpath(mount.source)
-            if source == "/" or source.startswith(("/proc", "/sys")):
-                self._attach_kernels(source, slot, mount.target, f"{blame}.target")
+            if shown := self.kernels.get(mount.source):
+                self._attach_kernels(shown, slot, mount.target, f"{blame}.target")
             else:
                 self._attach(slot, mount.target, f"{blame}.target")
         elif isinstance(mount, Tmpfs):
@@ -226,7 +225,7 @@ class Mounts(Pieces):
             if self.spec.namespaces.network is not True:
                 raise SpecError(blame, mount, "sysfs shows a network namespace's devices: give namespaces.network=True, or leave it out")
             slot = self._new("sysfs", (), RDONLY | NOSUID | NODEV | NOEXEC, blame)
-            self._attach_kernels("/sys", slot, mount.target, f"{blame}.target", flags=st.NO_LINK)
+            self._attach_kernels((("/sys", ""),), slot, mount.target, f"{blame}.target", flags=st.NO_LINK)
         elif isinstance(mount, DevPts):
             self._devpts(mount, blame)
         elif isinstance(mount, Mqueue):
@@ -250,15 +249,22 @@ class Mounts(Pieces):
             self.build.append(st.Attach(slot=slot, text=path, blame="rootfs.history"))
         if "/tmp" not in taken:
             self.build.append(st.MakeDirectory(text="/tmp", a=0o1777, flags=st.OPTIONAL, blame="rootfs.history"))
+        fresh: list[tuple[str, int, str]] = []  # what moved is covered still
         for index, mount in enumerate(self.spec.mounts):
-            before = self.build
+            before, covered = self.build, len(self._kernels)
             if isinstance(mount, Symlink):
                 self.build.append(st.MakeSymlink(text=mount.source, text2=mount.target, flags=st.OPTIONAL, blame=f"mounts[{index}].target"))
                 continue
             if not isinstance(mount, Bind) or any(mount.target.startswith(path + "/") for path in moved):
                 self.build = []  # it has been moved; its places in the stage are taken
             self._mount(mount, f"mounts[{index}]")
+            if self.build is before:
+                fresh += self._kernels[covered:]
             self.build = before
+        self._kernels = fresh
+        self._ours = {target: slot for target, slot in self._ours.items() if slot in {slot for _, slot, _ in fresh}}
+        if fresh:
+            self.covers()
 
     def _copy_up(self, mount: Tmpfs, size: int, blame: str) -> None:
         """A copy that costs nothing until it is written to: the tmpfs as the upper layer over what the root has there."""
@@ -275,11 +281,12 @@ class Mounts(Pieces):
     # ---- what is covered ----
 
     def covers(self) -> None:
-        security = self.spec.security
-        ours = {target: slot for _, slot, target in self._kernels if target in ("/proc", "/sys")}
+        security, ours = self.spec.security, self._ours
         # Where they may lie by no mount that we know of: in the caller's own root, in one that was made ready outside.
         has_sys = not isinstance(self.spec.rootfs, HostView | Overlay) or any(mount.target == "/sys" for mount in self.spec.mounts)
-        others = {"/proc", *(["/sys"] if has_sys else [])} - ours.keys()
+        others = set() if self.layering else {"/proc", *(["/sys"] if has_sys else [])} - ours.keys()
+        root = self.spec.rootfs.path if isinstance(self.spec.rootfs, Directory) else "/" if self.spec.rootfs is None else ""
+        elsewhere = [(shows, st.NONE, "/" + place) for shows, place in self.kernels.get(root, ()) if place not in ("proc", "sys")]
 
         def there(path: str) -> bool:
             top, name = path.split("/")[1:3]
@@ -290,13 +297,15 @@ class Mounts(Pieces):
             if paths is not None:  # the Spec's own: as they are called inside
                 for path in paths:
                     top, _, rest = path[1:].partition("/")
-                    yield (ours["/" + top], rest) if rest and "/" + top in ours else (st.NONE, path)
+                    if rest and "/" + top in ours:
+                        yield ours["/" + top], rest
+                    elif not self.layering:
+                        yield st.NONE, path
                 return
             for path in () if security.privileged else filter(there, defaults):
-                for shows, slot, _ in self._kernels:
-                    below = shows.rstrip("/") + "/"
-                    if path.startswith(below):  # what a Bind names itself was asked for
-                        yield slot, path.removeprefix(below)
+                for shows, slot, place in (*self._kernels, *elsewhere):
+                    if path.startswith(shows + "/"):  # what a Bind names itself was asked for
+                        yield slot, (place + path.removeprefix(shows)).lstrip("/" if slot != st.NONE else "")
                 if "/" + path.split("/")[1] in others:
                     yield st.NONE, path
 

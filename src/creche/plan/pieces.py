@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ..errors import SpecError, UnsupportedError
 from ..hostview import HostListing
+from ..kernelfs import Shown
 from ..machine import Machine
 from ..spec.filesystem import Bind, Directory, File, Overlay
 from ..spec.spec import Spec
@@ -38,10 +39,10 @@ class Pieces:
     """Collects Steps: what is opened on the host's side first, then what is built inside the root."""
 
     def __init__(
-        self, spec: Spec, machine: Machine, who: Identity, view: HostListing, scratch: str | None, first: int = st.PASSED, again: bool = False,
-        branch: int | None = None, room: int = UPPER_SIZE,
+        self, spec: Spec, machine: Machine, who: Identity, view: HostListing, kernels: Mapping[str, Shown], scratch: str | None,
+        first: int = st.PASSED, again: bool = False, branch: int | None = None, room: int = UPPER_SIZE,
     ) -> None:  # fmt: skip
-        self.spec, self.machine, self.who, self.view, self.scratch = spec, machine, who, view, scratch
+        self.spec, self.machine, self.who, self.view, self.kernels, self.scratch = spec, machine, who, view, kernels, scratch
         self.again = again  # for a reset: of what came from the host, the init has all that is needed
         self.sourced = keeps_sources(spec, view)
         self.parent: list[st.Step] = []  # idmapped trees
@@ -54,7 +55,8 @@ class Pieces:
         self.layers: int | None = None  # the slot in which the root's throw-away upper layer lies
         self._stage: int | None = None
         self._staged = self._scratches = 0
-        self._kernels: list[tuple[str, int, str]] = []  # trees that show files of the kernel: the host's path of their root, slot, target
+        self._kernels: list[tuple[str, int, str]] = []  # what shows files of the kernel: which, the slot of the tree, the place in it
+        self._ours: dict[str, int] = {}  # the slots of those that are mounted at /proc and /sys
         self._wanted = self._idmapped_count()
         self._first = first
         self._next = first + self._wanted
@@ -141,10 +143,12 @@ class Pieces:
     def _attach(self, slot: int, target: str, blame: str) -> None:
         self.build.append(st.Attach(slot=slot, text=target, blame=blame))
 
-    def _attach_kernels(self, shows: str, slot: int, target: str, blame: str, *, flags: int = 0) -> None:
+    def _attach_kernels(self, shown: Shown, slot: int, target: str, blame: str, *, flags: int = 0) -> None:
         """Attaches a tree with files of the kernel in it, and remembers it: what is covered there is covered below the tree itself."""
         self.build.append(st.Attach(slot=slot, text=target, flags=flags | st.KEEP_SLOT, blame=blame))
-        self._kernels.append((shows, slot, target))
+        self._kernels += [(path, slot, place) for path, place in shown]
+        if target in ("/proc", "/sys"):
+            self._ours[target] = slot
 
     def _new(self, kind: str, options: Iterable[tuple[str, str]], attributes: int, blame: str, slot: int | None = None) -> int:
         slot = self._slot() if slot is None else slot

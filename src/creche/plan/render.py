@@ -321,7 +321,7 @@ def _by_opcode() -> Iterator[tuple[str, Callable[[st.Step, _Namer], tuple[str, s
         st.LandlockRestrict: _simple("landlock", lambda s, n: "in force"),
         st.Room: _simple("fsconfig", lambda s, n: f"{n.name(s.slot)}: inodes for {s.b} more, {s.a} at least"),
         st.Layers: _simple("fsconfig", lambda s, n: f"{n.name(s.slot)}: {s.text.count(0)} layers of {n.name(s.slot2)}"),
-        st.Keyrings: _simple("keyctl", lambda s, n: f"a session keyring of its own, nothing in those of {len(s.text) // 4} users"),
+        st.Keyrings: _simple("keyctl", lambda s, n: f"a session keyring of its own{f', nothing in those of {len(s.text) // 4} users' if s.text else ''}"),
         st.Seccomp: _simple("seccomp", lambda s, n: f"a filter of {len(s.text) // 8} instructions{', with a listener' if s.a & 8 else ''}"),
     }  # fmt: skip
     for cls, describe in own.items():

@@ -14,7 +14,7 @@ from . import steps as st
 from .seccomp import compile_filter, verdict
 from .seccomp.rules import Kind
 
-__all__ = ["check_history", "check_renewable", "covers_trees", "keeps_sources", "keyring_steps", "renewable"]
+__all__ = ["check_history", "check_renewable", "covers_trees", "keeps_sources", "keyring_steps", "lets_keys", "renewable"]
 
 #: A guest with one of these could change what a reset is made of: the mounts, or the init itself.
 _TOO_MUCH = ("CAP_SYS_ADMIN", "CAP_SYS_PTRACE")
@@ -95,16 +95,28 @@ def check_history(spec: Spec, machine: Machine) -> None:
         raise UnsupportedError("Overlay(history=True) with devices, or with paths masked or read-only in the root itself", "leave them out, or mount something there")
 
 
+def lets_keys(spec: Spec, machine: Machine) -> bool:
+    """Whether guests may use keys: the session's keyring, which no namespace hides, is then not the supervisor's but one of their own.
+
+    It counts among the 200 keys that an ordinary user may have (kernel.keys.maxkeys), so the others do without. A call that is handed
+    over may be let go on by whoever answers it.
+    """
+    security = spec.security
+    if isinstance(security.seccomp, str):
+        return False  # no profile of ours lets them through
+    capabilities = frozenset(security.capabilities)
+    filter = compile_filter(security.seccomp, arch=machine.arch, capabilities=capabilities, kernel=machine.kernel[:2])
+    return filter is None or any(verdict(filter, name).kind >= Kind.NOTIFY for name in ("add_key", "request_key", "keyctl"))
+
+
 def keyring_steps(spec: Spec, machine: Machine, uids: Set[int]) -> list[st.Step]:
     """Where guests may have used keys, what empties the keyrings of these uids, which belong to the user namespace.
 
     Raises UnsupportedError where they may have been any uid.
     """
-    security = spec.security
-    filter = compile_filter(security.seccomp, arch=machine.arch, capabilities=frozenset(security.capabilities), kernel=machine.kernel[:2])
-    if filter is not None and all(verdict(filter, name).kind is not Kind.ALLOW for name in ("add_key", "request_key", "keyctl")):
+    if not lets_keys(spec, machine):
         return []
-    if "CAP_SETUID" in security.capabilities:
+    if "CAP_SETUID" in spec.security.capabilities:
         raise UnsupportedError(
             "a reset where guests have CAP_SETUID and may use keys (add_key, keyctl): any of its users may have left some",
             'leave it out of security.capabilities, or give security.seccomp="default", which refuses keys',

@@ -129,7 +129,7 @@ class MapTool(Step): "Writes it by newuidmap(1) (newgidmap) `text` with the argu
 class ProcWrite(Step): "Writes `text2` to the child's /proc file `text`."; op = "PROC_WRITE"
 class Idmap(Step): "`slot` becomes a detached copy of the host's `text`, idmapped to the child's user namespace, or by the maps `text2` (uids) and `text3` (gids)."; op = "IDMAP"
 class Enter(Step): "Puts the child into the cgroup whose cgroup.procs is in `slot`."; op = "ENTER"
-class Keyrings(Step): "A session keyring of its own, and empty ones for the uids in `text`."; op = "KEYRINGS"
+class Keyrings(Step): "A session keyring of its own, and empty ones for the uids in `text` (for those of a reset)."; op = "KEYRINGS"
 # fmt: on
 
 

@@ -166,6 +166,14 @@ def _explain(failure: Failure, step: st.Step, spec: Spec, plan: Plan, text: str,
         )
     if isinstance(step, st.Seccomp) and error == e.EMFILE:
         return f"{field}: no number for the listener: {said}", "raise rlimits nofile by one: a command that brings a listener needs it while it starts"
+    if isinstance(step, (st.Mask, st.ReadOnly)) and error == e.EACCES:
+        return (
+            f"{field}: {_text(step)}: {said}",
+            "files of the kernel are mounted in a folder of the Spec's to which the container's root can't get: give less of it, or paths of your own",
+        )
+    if isinstance(step, st.Keyrings):
+        hint = "this user's keys are used up (kernel.keys.maxkeys, maxbytes): raise them (sysctl), or refuse key calls to guests, as the default filter does"
+        return f"{field}: a session keyring: {said}", hint if error == e.EDQUOT else None
     if isinstance(step, (st.Cgroup, st.Enter)):
         return f"limits: the cgroup could not be entered: {said}", "is it still there, and not full (pids) or under a memory limit that is too small?"
     return f"{field + ': ' if field else ''}{step.name}: {said}{': ' + text if text else ''}", None
