@@ -106,6 +106,11 @@ class Listening:
             self._calls = Calls()
         return self._calls
 
+    def _forget_violations(self) -> None:
+        """After a reset: who reads from here on hears of the next guest."""
+        if self._reports is not None:
+            self._reports.forget()
+
     def _deaf(self) -> None:
         """Close all listeners: whoever waits still is dead, or gets ENOSYS."""
         ours = os.getpid() == self._owner

@@ -60,7 +60,8 @@ class Reports:
         self._kept: deque[Violation] = deque()
         self._lock = threading.Lock()
         self._dropped = 0
-        self._listeners: dict[int, tuple[Listener, weakref.ref[Process], tuple[str, ...]]] = {}
+        self._guest = 0  # whose violations are kept: each reset has the next one
+        self._listeners: dict[int, tuple[Listener, weakref.ref[Process], tuple[str, ...], int]] = {}
         self._epoll = select.epoll()
         self.news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)  #: readable where there is something to take
         self._end = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -70,7 +71,7 @@ class Reports:
     def add(self, listener: Listener, process: Process, command: tuple[str, ...]) -> None:
         """Answer what comes on another listener."""
         with self._lock:
-            self._listeners[listener.fileno()] = listener, weakref.ref(process), command
+            self._listeners[listener.fileno()] = listener, weakref.ref(process), command, self._guest
             self._epoll.register(listener.fileno(), select.EPOLLIN)
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="creche-violations", daemon=True)
@@ -88,6 +89,15 @@ class Reports:
                 os.eventfd_write(self.news, 1)
         return evolve(first, dropped=lost)
 
+    def forget(self) -> None:
+        """Keep nothing of the commands that there were: also not what the thread is about to tell of one."""
+        with self._lock:
+            self._guest += 1
+            self._kept.clear()
+            self._dropped = 0
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self.news)
+
     def close(self, ours: bool = True) -> None:
         """End the thread, which closes all; `ours` is False in a fork of the host program, which has no such thread."""
         if self._thread is None or not ours:
@@ -98,7 +108,7 @@ class Reports:
             self._thread.join(ENDING)  # longer only where it hangs in a guest's memory
 
     def _close(self) -> None:
-        for listener, _, _ in self._listeners.values():
+        for listener, *_ in self._listeners.values():
             listener.close()
         self._epoll.close()
         os.close(self.news)
@@ -118,11 +128,11 @@ class Reports:
             time.sleep(min(time.monotonic() - began, 0.01))
 
     def _look(self, fd: int, events: int) -> None:
-        listener, process, command = self._listeners[fd]
+        listener, process, command, guest = self._listeners[fd]
         try:
             if events & select.EPOLLIN:
                 if (call := listener.receive()) is not None:
-                    self._judge(call, listener, process, command)
+                    self._judge(call, listener, process, command, guest)
                 return
         except Exception:  # noqa: BLE001 - whatever it is: a listener that nobody serves must go, and then the kernel refuses
             pass
@@ -132,21 +142,23 @@ class Reports:
             del self._listeners[fd]
         listener.close()
 
-    def _judge(self, call: Notification, listener: Listener, process: weakref.ref[Process], command: tuple[str, ...]) -> None:
+    def _judge(self, call: Notification, listener: Listener, process: weakref.ref[Process], command: tuple[str, ...], guest: int) -> None:
         action = listener.filter.answer(call.number, call.args, call.arch)
         answer = e.errorcode.get(action.data, f"errno {action.data}") if action.kind is Kind.ERRNO else "killed"
         name, path = listener.name(call), None
         with contextlib.suppress(SyscallError):
             path = listener.path(call)
         # Before the answer, as the caller waits until then: so what killed a container is told before its end.
-        self._keep(Violation(name, answer, call.number, arch_name(call.arch), call.args, path, call.address, call.pid, command))
+        self._keep(Violation(name, answer, call.number, arch_name(call.arch), call.args, path, call.address, call.pid, command), guest)
         if action.kind is Kind.ERRNO:
             listener.answer(call.id, errno=action.data)
         else:
             self._kill(call, listener, process(), name)
 
-    def _keep(self, violation: Violation) -> None:
+    def _keep(self, violation: Violation, guest: int) -> None:
         with self._lock:
+            if guest != self._guest:
+                return  # a former one's
             if len(self._kept) >= KEPT:
                 self._kept.popleft()
                 self._dropped += 1

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -22,6 +24,7 @@ from creche import (
     Namespaces,
     Overlay,
     Reason,
+    SeccompRules,
     Security,
     SpawnError,
     Spec,
@@ -29,6 +32,7 @@ from creche import (
 )
 from creche.machine import Machine
 from creche.plan.renewal import check_renewable, covers_trees, keeps_sources, keyring_steps, renewable
+from creche.violations import Reports
 from needs import needs
 
 pytestmark = needs("userns")
@@ -252,3 +256,40 @@ def test_a_supervisor_that_is_killed_meanwhile_takes_the_container_with_it() -> 
 
         assert is_dead(pidfd, 10)
         os.close(pidfd)
+
+
+REFUSED = SeccompRules(deny=["mkdir", "mkdirat"])
+
+
+async def test_a_reset_forgets_the_violations_of_the_former_guest() -> None:
+    async with Container(Spec(security=Security(seccomp=REFUSED, seccomp_report=True))) as box:
+        told = box.violations()
+        await box.run(["mkdir", "/tmp/first"])
+        await box.run(["mkdir", "/tmp/second"])
+        assert (await anext(told)).path == "/tmp/first"  # the control: what was not read is kept, until the reset
+        await box.reset()
+        await box.run(["mkdir", "/tmp/third"])
+        assert [(found.path, found.dropped) for found in [await anext(told)]] == [("/tmp/third", 0)]
+        with anyio.move_on_after(0.05):
+            raise AssertionError(await anext(told))
+
+
+async def test_what_is_judged_while_it_is_reset_is_forgotten_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread has heard the call of the former guest, and tells of it when the reset is done."""
+    heard, go = threading.Event(), threading.Event()
+    judge = Reports._judge
+
+    def late(self: Reports, *call: Any) -> None:
+        if not go.is_set():
+            heard.set()
+            go.wait(10)
+        judge(self, *call)
+
+    monkeypatch.setattr(Reports, "_judge", late)
+    async with Container(Spec(security=Security(seccomp=REFUSED, seccomp_report=True))) as box:
+        async with box.open(["mkdir", "/tmp/first"]):
+            await anyio.to_thread.run_sync(heard.wait)
+            await box.reset()
+        go.set()
+        await box.run(["mkdir", "/tmp/second"])
+        assert (await anext(box.violations())).path == "/tmp/second"
