@@ -135,7 +135,7 @@ def used(box: Group, seconds: float) -> float:
 
 @pytest.mark.slow
 def test_cpus_are_a_share_of_the_clock(group: Make, start: Callable) -> None:
-    """Both programs run at once, so that what else the machine does weighs on both."""
+    """I11. Both programs run at once, so that what else the machine does weighs on both."""
     held, free = group(cpus=0.1), group(memory="100M")
     for box in (held, free):
         start(box.command("main"), SPIN)
@@ -217,6 +217,7 @@ def test_oom_group_takes_all(place: Place, group: Make, start: Callable) -> None
 @needs("disk")
 @pytest.mark.slow
 def test_io_is_slowed(place: Place, group: Make, start: Callable, disk_file: str) -> None:
+    """I13, with the control beside it."""
     if place.home("io") is None:
         with pytest.raises(UnsupportedError, match=r"limits\.io"):
             group(io={disk_file: {"rbps": "2M"}})
@@ -274,6 +275,7 @@ def swap() -> Iterator[None]:
 @pytest.mark.parametrize(("limit", "most"), [("8M", 8 << 20), (0, 0)], ids=["some", "none"])
 @pytest.mark.parametrize("place", kinds("v2", "systemd", "container"), indirect=True)
 def test_swap_is_bounded(swap: None, group: Make, start: Callable, limit: object, most: int) -> None:
+    """I5, with the control below."""
     box, control = group(memory="24M", swap=limit), group(memory="24M")
     sub = box.command("main")
     bomb = start(sub, TOUCH.format(64))

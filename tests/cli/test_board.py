@@ -82,6 +82,7 @@ def test_narrow_terminals_keep_the_name_and_the_state_longest():
 
 
 def test_what_a_guest_prints_can_not_move_the_cursor():
+    """G8: escapes, newlines and marks that turn a line round, in whatever a guest has named."""
     rude = "\x1b[2J\x1b]0;owned\x07\r\n\u202egnp"
     row = told("web", line=rude)
     row["status"], row["last"] = rude, rude

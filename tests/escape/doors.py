@@ -285,7 +285,7 @@ def _():
     return "IOPRIO_CLASS_RT"
 
 
-@attack("F21 a core dump")
+@attack("E14 a core dump")
 def _():
     call("prlimit64", 0, 4, ctypes.create_string_buffer(struct.pack("=2Q", 1 << 20, 1 << 20)), 0)  # RLIMIT_CORE
     return "a megabyte"
@@ -345,6 +345,17 @@ for _name, _number, _value in (
     @attack(_name)
     def _terminal(number=_number, value=_value):
         return terminal(number, value)
+
+
+@attack("G5 TIOCLINUX")
+def _():
+    """Pastes what is selected on a virtual console: here the kernel itself answers that a terminal of programs is none."""
+    try:
+        return terminal(0x541C, b"\3")
+    except OSError as error:
+        if error.errno in (errno.ENOTTY, errno.EINVAL):
+            return "the kernel's own answer"
+        raise
 
 
 # ---- H4, H5: families of sockets ----

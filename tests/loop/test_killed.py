@@ -171,6 +171,7 @@ def killed_while_starting(rounds, seed):
 
 @pytest.mark.slow
 def test_kill_9_at_any_moment_of_a_start():
+    """J7, wherever in a start that is; the leak fixture looks for what is left."""
     killed_while_starting(10, 1)
 
 

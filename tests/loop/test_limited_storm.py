@@ -61,7 +61,7 @@ async def test_so_many_live_at_once(count: int) -> None:
 
 @pytest.mark.parametrize("count", [20, pytest.param(1000, marks=pytest.mark.long)])
 async def test_a_bomb_beside_so_many_starts(count: int) -> None:
-    """The init and the supervisor are not in the limited cgroup, nor is anybody who shares their memory."""
+    """E13: the init and the supervisor are not in the limited cgroup, nor is anybody who shares their memory."""
     told: Counter[str] = Counter()
     async with (
         Container(Spec(limits=Limits(memory="64M", swap=0, pids=200))) as box,

@@ -152,6 +152,7 @@ async def test_cancelling_a_run_kills_it_before_the_cancellation_goes_on():
 
 
 async def test_too_much_output_kills_and_keeps_head_and_tail():
+    """G10; the control stands below: without a bound, 20 MiB are kept."""
     result = await creche.run(shell("while :; do echo 0123456789; done"), max_output=1000)
     assert (result.exit.reason, result.exit.limit) == (Reason.OUTPUT_LIMIT, "max_output")
     assert result.stdout_truncated and not result.stderr_truncated

@@ -62,7 +62,7 @@ def test_what_is_killed_by_its_filter_in_the_exec_is_a_death_by_it(init: bool) -
 @needs("root")
 @pytest.mark.parametrize("init", [True, False])
 async def test_a_range_is_held_while_its_container_lives(init: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With an init or without: the search begins with the same range again, and must not be given it."""
+    """J10, with an init or without: the search begins with the same range again, and must not be given it."""
     spec = Spec(["sleep", "60"], init=init)
     async with Container(spec) as one:
         monkeypatch.setattr("creche.ranges._next", 0)

@@ -22,6 +22,7 @@ async def look(box: Container, command: str) -> bytes:
 
 @pytest.mark.parametrize("name", REMAINS)
 async def test_no_guest_finds_what_another_left(name: str) -> None:
+    """J4, with its control."""
     remain = REMAINS[name]
     if "processors" in name and len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one processor alone")

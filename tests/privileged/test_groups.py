@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from privileged.look import ROOT, inside
+from privileged.look import ROOT, busybox_root, inside, sh
 
 import creche
 from creche import Bind, FileError, IdMap, Spec
@@ -86,3 +88,34 @@ def test_files_of_roots_groups_are_not_fetched_by_a_guest(tmp_path: Path, monkey
             assert inside(body, Spec(mounts=[Bind(tmp_path, "/m", readonly=True)])) == b"s3cret"
     finally:
         os.setgroups(before)
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A folder which everybody can get to, as is none of pytest's."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="creche-groups-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+#: Prints what a file holds that its group may not read: as it is, and by a program with the setgid bit of another group.
+REFUSED = "cat /srv/refused 2>/dev/null; /srv/as-another /srv/refused 2>/dev/null; echo end"
+
+
+@needs("root", "busybox", "cc")
+@pytest.mark.parametrize("nnp", [True, False], ids=["no new privileges", "new privileges"])
+def test_d10_a_refusal_of_the_first_group_is_not_passed_by_a_setgid_program(reachable: Path, nnp: bool) -> None:
+    """CVE-2022-2989 and its like: without new privileges the bit is none; with them the group is among the supplementary ones."""
+    image = busybox_root(reachable / "image")
+    (image / "srv/refused").write_text("secret")
+    os.chown(image / "srv/refused", 0, 8)
+    (image / "srv/refused").chmod(0o604)
+    (reachable / "cat.c").write_text("int main(int n, char **v) { char b[64]; int f = __builtin_strlen(v[1]) ? open(v[1], 0) : 0, r = read(f, b, 64); return r < 0 || write(1, b, r) < 0; }")
+    subprocess.run(["cc", "-w", "-static", "-o", image / "srv/as-another", reachable / "cat.c"], check=True)
+    os.chown(image / "srv/as-another", 0, 9)
+    (image / "srv/as-another").chmod(0o2755)
+    # nosuid of the root would hold it as well
+    fields = {"rootfs": creche.Directory(image), "security": creche.Security(no_new_privs=nnp, seccomp="default" if nnp else None)}
+    assert sh(REFUSED, user="7:8", **fields) == "end"
+    outside = subprocess.run(["sh", "-c", REFUSED.replace("/srv", str(image / "srv"))], user=7, group=8, extra_groups=[], capture_output=True, text=True, check=True)
+    assert outside.stdout == "secretend\n"  # the control: the group is the first, and no other

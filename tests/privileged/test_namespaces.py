@@ -198,6 +198,7 @@ def test_a_namespace_that_is_not_ours_to_join_is_an_error(host_box: int) -> None
 
 @pytest.mark.parametrize("by", ["path", "descriptor"])
 def test_a_namespace_of_the_wrong_kind(by: str) -> None:
+    """H8; the control is every join above, by the same means."""
     path: str | int = "/proc/self/ns/uts"
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -275,7 +276,7 @@ def test_the_hosts_mounts_and_their_propagation_stay_as_they_are(tmp_path: Path)
 
 @needs("root")
 def test_a_mount_in_a_container_does_not_appear_on_a_shared_host(tmp_path: Path) -> None:
-    """In a mount namespace of its own, made shared: there a mount that propagates would be seen. With its control."""
+    """A21, in a mount namespace of its own, made shared: there a mount that propagates would be seen. With its control."""
     (tmp_path / "d").mkdir()
     program = f"""
 import ctypes, os, anyio, creche

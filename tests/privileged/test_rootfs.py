@@ -130,6 +130,7 @@ def test_more_lowers_than_fit_a_page_of_options(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ODD)
 def test_layers_of_any_name(tmp_path: Path, name: str) -> None:
+    """A16: what would end an option or begin another is a part of a path; the control of it is that the files are there."""
     folder = tmp_path / name
     for layer in ("lower", "second", "upper", "work"):
         (folder / layer).mkdir(parents=True)

@@ -185,9 +185,13 @@ def _ids(spec: Spec, machine: Machine, who: Identity, account: Account) -> list[
     if account.groups:
         if not may_set_groups(machine, who):
             raise SpecError("groups", spec.groups, "setgroups is denied where one id is mapped: give sub-ids and an explicit gid_map")
-        steps.append(st.Groups(text=struct.pack(f"={len(account.groups)}I", *account.groups), blame="groups"))
+        groups = account.groups if spec.security.no_new_privs else dict.fromkeys((account.gid, *account.groups))
+        steps.append(st.Groups(text=struct.pack(f"={len(groups)}I", *groups), blame="groups"))
     elif may_set_groups(machine, who):
-        steps.append(no_groups(spec))
+        if spec.security.no_new_privs:
+            steps.append(no_groups(spec))
+        else:  # a setgid program leaves the first group, unless it is among the others too: and a file may refuse it (CVE-2022-36109)
+            steps.append(st.Groups(text=struct.pack("=I", account.gid), blame="groups"))
     if not who.maps(account.uid):
         raise SpecError("user", spec.user, f"uid {account.uid} is not mapped in the container: widen uid_map, or give another user")
     if not who.maps_group(account.gid):
