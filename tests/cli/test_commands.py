@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import jsonschema
+import pytest
 
 from creche.cli.main import cli
 from needs import needs
@@ -22,6 +23,7 @@ def creche(*arguments: str, **more: object) -> "subprocess.CompletedProcess[str]
     )  # type: ignore[call-overload,no-any-return]
 
 
+@pytest.mark.slow
 def test_help_is_there_for_every_command() -> None:
     """And the list of commands names each of them."""
     top = creche("--help")

@@ -71,6 +71,7 @@ class TestInARun:
         path.write_text('command = ["true"]\n[security]\nseccomp_report = true\n')
         assert "refused no system call" in creche("run", "-f", str(path)).stderr
 
+    @pytest.mark.slow
     def test_also_where_time_was_up(self) -> None:
         told = creche(
             "run", "--report-violations", "--timeout", "3", "sh", "-c", "mount -t tmpfs none /tmp; sleep 60"
