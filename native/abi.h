@@ -8,7 +8,7 @@
 /* The Steps. A name here is an opcode there: CRECHE_OP_<NAME>, numbered in this order. */
 #define CRECHE_STEPS(X) \
 	X(OPEN) X(OPEN_TREE) X(MOUNT_ATTR) X(PROPAGATION) X(IDENTITY) \
-	X(FS_OPEN) X(FS_STRING) X(FS_FLAG) X(FS_FD) X(FS_MOUNT) X(OVERLAY_OLD) \
+	X(FS_OPEN) X(FS_STRING) X(FS_FLAG) X(FS_FD) X(FS_MOUNT) X(FS_READ_ONLY) X(OVERLAY_OLD) \
 	X(STAGE) X(UNSTAGE) X(ROOT) X(ATTACH) X(MASK) X(READ_ONLY) X(MKDIR) X(SYMLINK) X(FILE) X(LINK_TREE) X(PIVOT) \
 	X(HOSTNAME) X(DOMAINNAME) X(LOOPBACK) X(WRITE) X(CLOSE) X(KEEP) \
 	X(SETSID) X(PTY) X(DESCRIPTORS) X(OWN) X(RLIMIT) X(UMASK) X(NICE) X(CGROUP) X(UNSHARE) \
@@ -29,6 +29,8 @@ enum {
 	CRECHE_SLOT_PTY = 3,            /* a new command's terminal (the master) */
 	CRECHE_SLOT_SOURCES = 6,        /* the stage beneath its root, kept by the init */
 	CRECHE_SLOT_LAYERS = 7,         /* where its root's throw-away upper layer lies, kept by the init */
+	CRECHE_SLOT_VIEW = 8,           /* what its HostView shares with others, kept by the init */
+	CRECHE_SLOT_GIVEN = 9,          /* goes to whoever supervises, with READY */
 	CRECHE_SLOT_PASSED = 16,        /* the first of the descriptors that came with a message */
 	CRECHE_MAX_FDS = 250,           /* descriptors in one message: unix(7) allows 253 */
 	CRECHE_INLINE = 98304,          /* a larger Plan travels as a sealed memfd */
@@ -38,7 +40,8 @@ enum {
 	CRECHE_TEXT = 224,
 };
 
-enum { CRECHE_PHASE_PARENT, CRECHE_PHASE_CHILD, CRECHE_PHASE_SETUP, CRECHE_PHASE_COMMAND };
+/* VIEW is added to another: of the process that made what a HostView shares. */
+enum { CRECHE_PHASE_PARENT, CRECHE_PHASE_CHILD, CRECHE_PHASE_SETUP, CRECHE_PHASE_COMMAND, CRECHE_PHASE_VIEW };
 
 /* Flags of Steps. */
 enum {

@@ -64,8 +64,10 @@ static void set_up(const struct creche_request *request, const void *plan)
 		leave(1);
 	}
 	empty_slots(0);
-	if (!(request->flags & CRECHE_QUIET))
-		reply(&ready, 0, 0, 0);
+	if (!(request->flags & CRECHE_QUIET)) {
+		int given = slot_take(&ctx, CRECHE_SLOT_GIVEN);
+		reply(&ready, &given, given >= 0, 0);
+	}
 }
 
 /* A reset under way: everything is killed first, and nobody is heard until the last of them is buried. */

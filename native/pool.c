@@ -80,6 +80,7 @@ static void release(creche_job *job)
 	if (__atomic_sub_fetch(&job->holders, 1, __ATOMIC_SEQ_CST))
 		return;
 	kill_and_reap(job); /* where nobody took it over */
+	leave_view(job);
 	jobs_lock();
 	settle(job);
 	close_job(job);
@@ -162,7 +163,8 @@ static void *worker(void *unused)
 		release(job);
 		jobs_lock();
 	}
-	workers--;
+	if (!--workers)
+		drop_trees(); /* nobody starts anything: what lies below must not be kept busy */
 	jobs_unlock();
 	return 0;
 }
@@ -184,6 +186,7 @@ static void forget(void)
 	first = 0;
 	last = &first;
 	queued = idle = workers = underway = 0;
+	drop_trees();
 	if (supervisor_fd >= 0)
 		close(supervisor_fd);
 	supervisor_fd = -1;

@@ -10,6 +10,10 @@ typedef struct creche_job creche_job;
 creche_job *creche_job_new(uint32_t flags, uint64_t namespaces, const int *joins, unsigned join_count, int *control, int *error);
 /* Gives the job one of its Plans (a phase of abi.h) with the descriptors that go with it, of which it keeps copies. */
 int creche_job_plan(creche_job *job, uint32_t phase, const void *blob, uint32_t size, const int *fds, unsigned count);
+/* Lets the job have the view of that number among its setup's descriptors, last; -ENOENT: nobody knows it yet. */
+int creche_job_view(creche_job *job, uint64_t number);
+/* Makes a view known: the Plans (of PARENT and SETUP) by which a process makes it, when the first job needs it. */
+int creche_view_new(uint64_t number, const void *parent, uint32_t parent_size, const void *setup, uint32_t setup_size);
 void creche_job_run(creche_job *job, uint32_t flags, uint32_t rows, uint32_t columns);
 /* Hands the job to a thread. From here on its control socket tells the loop how it goes. 0 or -errno. */
 int creche_job_submit(creche_job *job);

@@ -235,12 +235,9 @@ void carry_out(creche_job *job)
 	long r;
 
 	__atomic_store_n(&job->state, CRECHE_CLONING, __ATOMIC_SEQ_CST);
-	if (cancelled(job))
-		r = -ECANCELED;
-	else if (job->flags & CRECHE_SPAWN_COPY)
-		r = clone_copy(job);
-	else
-		r = clone_shared(job);
+	r = cancelled(job) ? -ECANCELED : add_view(job);
+	if (r >= 0)
+		r = job->flags & CRECHE_SPAWN_COPY ? clone_copy(job) : clone_shared(job);
 	if (r < 0 && !job->failure.error)
 		note(&job->failure, CRECHE_PHASE_CHILD, job->failure.detail ? job->failure.detail : CRECHE_DETAIL_CLONE, r);
 	if (r >= 0) {

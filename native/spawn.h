@@ -27,6 +27,7 @@ struct report {
 /* Owned by the worker and by Python's handle, freed with the second of them. What the child touches lives here too, so
    it is there until the child has exec'd or died. */
 typedef struct creche_job {
+	struct view *view;             /* what its HostView shares */
 	struct creche_job *next;       /* in the queue */
 	struct creche_job *older, *newer; /* among all there are */
 	int holders, cancelled, state;
@@ -67,4 +68,9 @@ long send_with_room(int socket, struct creche_request *request, const void *blob
 void take_room(void);
 void jobs_lock(void);
 void jobs_unlock(void);
+
+/* view.c */
+long add_view(creche_job *job);
+void leave_view(creche_job *job);
+void drop_trees(void);
 #endif

@@ -185,6 +185,22 @@ STEP(FS_MOUNT)
 	return slot_put(c, s->slot, with_log(c, fd, sys3(__NR_fsmount, fd, FSMOUNT_CLOEXEC, s->a)));
 }
 
+/* The file system itself: no mount of it, whoever makes one, is ever written to again. */
+STEP(FS_READ_ONLY)
+{
+	int mount = slot_take(c, s->slot);
+	long fd = mount < 0 ? mount : sys3(__NR_fspick, mount, "", FSPICK_EMPTY_PATH | FSPICK_CLOEXEC), r;
+
+	if (fd < 0)
+		return fd;
+	r = sys5(__NR_fsconfig, fd, FSCONFIG_SET_FLAG, "ro", 0, 0);
+	if (r >= 0)
+		r = sys5(__NR_fsconfig, fd, FSCONFIG_CMD_RECONFIGURE, 0, 0, 0);
+	r = with_log(c, (int)fd, r);
+	sys1(__NR_close, fd);
+	return r;
+}
+
 /* Kernels before 6.7 take all lowers in one option string, and fsconfig's strings end at 256 bytes, so here is
    the old mount(2) with its page: lowers are slots a … a+b-1 (top first), upper slot2 and work slot2+1.
    Mounted over the staging directory, then taken off it again as a tree of its own. */

@@ -101,7 +101,18 @@ def _descriptors() -> Iterator[str]:
             number
         ):  # by which inits know that we live: once, too
             continue
+        if target.endswith("/mountinfo") or (target == "/" and _is_path(number)):
+            continue  # what HostViews share, and what tells whether it is as it was: kept while starts go on
         yield f"{number} -> {target}"
+
+
+def _is_path(number: str) -> bool:
+    """Whether it was opened with O_PATH, as a detached tree is."""
+    try:
+        flags = next(line for line in Path(f"/proc/self/fdinfo/{number}").read_text().splitlines() if line.startswith("flags"))
+    except FileNotFoundError:
+        return False
+    return bool(int(flags.split()[1], 8) & os.O_PATH)
 
 
 def _of_ourselves(number: str) -> bool:

@@ -73,6 +73,10 @@ class Job:
         try:
             self._plan(PARENT, encode(plan.parent), parent_fds)
             self._plan(SETUP, encode_setup(plan.setup), setup_fds)
+            if plan.view is not None and lib.creche_job_view(self._job, plan.view.number) < 0:
+                parent, setup = encode(plan.view.parent), encode(plan.view.setup)
+                self._check(lib.creche_view_new(plan.view.number, parent, len(parent), setup, len(setup)))
+                self._check(lib.creche_job_view(self._job, plan.view.number))
             if plan.command:
                 self._plan(COMMAND, encode_command(plan.command), command_fds)
                 rows, columns = tty or (0, 0)

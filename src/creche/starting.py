@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 
-from . import claims, commands, ranges
+from . import claims, commands, ranges, sharing
 from .channel import Channel
 from .errors import CrecheError, SpawnError, SpecError
 from .hostview import listing
@@ -104,7 +104,7 @@ class Starting:
         self._context = Context(
             view=listing(), base=self._range.base if self._range else None, count=self._range.count if self._range else 0,
             scratch=self._scratch, caller=os.environ, command_cgroups=len(cgroup_fds), rlimits=commands.rlimits(),
-            held=self._range is not None, kernels=kernel_trees(spec), below=origin.below if origin else None, room=origin.room if origin else UPPER_SIZE,
+            held=self._range is not None, shared=sharing.worth(), kernels=kernel_trees(spec), below=origin.below if origin else None, room=origin.room if origin else UPPER_SIZE,
         )  # fmt: skip
         self._compiled = commands.without_missing(spec)
         plan = self._plan = compile(self._compiled, machine, self._context)

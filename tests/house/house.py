@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "place",
         "renewing",
         "starting",
+        "sharing",
         "planning",
         "inspecting",
         "attempts",

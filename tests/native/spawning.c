@@ -230,6 +230,45 @@ static void joining_is_undumpable(void)
 	assert(read(pipe_ends[0], birth, sizeof birth) == sizeof birth && birth[0] == -EAGAIN && birth[1] == -1);
 }
 
+static void submits_one(void)
+{
+	int control;
+	creche_job *one = job(CRECHE_SPAWN_INIT, &control);
+
+	assert(!creche_job_submit(one));
+	creche_job_cancel(one);
+	ends(control);
+	creche_job_free(one);
+}
+
+/* A view whose maker dies fails the start that needs it, and leaves nothing; the oldest of many is forgotten. */
+static void a_view(void)
+{
+	struct creche_failure failure;
+	creche_job *one;
+	unsigned before;
+	int control;
+
+	real_children = 1;
+	submits_one();
+	before = open_fds();
+	for (uint64_t number = 1; number <= 20; number++)
+		assert(!creche_view_new(number, &plan, sizeof plan, &plan, sizeof plan));
+	one = job(CRECHE_SPAWN_INIT, &control);
+	assert(creche_job_view(one, 1) == -ENOENT && creche_job_view(one, 99) == -ENOENT && !creche_job_view(one, 20));
+	for (uint64_t number = 21; number <= 40; number++) /* forgotten while a job has it */
+		assert(!creche_view_new(number, &plan, sizeof plan, &plan, sizeof plan));
+	assert(!creche_job_submit(one));
+	ends(control);
+	assert(creche_job_state(one) == CRECHE_DEAD && creche_job_failure(one, &failure) && failure.error == EPIPE);
+	creche_job_free(one);
+	drop_trees();
+	for (int tries = 0; open_fds() > before && tries < 500; tries++)
+		usleep(10000);
+	assert(open_fds() <= before);
+	no_child_is_left();
+}
+
 static void *submits(void *arg)
 {
 	unsigned seed = (unsigned)(uintptr_t)arg;
@@ -284,7 +323,7 @@ int main(int argc, char **argv)
 	static const struct { const char *name; void (*play)(void); } scenes[] = {
 		{ "a-late-failure", a_late_failure }, { "a-dead-reader", a_dead_reader }, { "a-fork", a_fork },
 		{ "a-cancel-in-the-queue", a_cancel_in_the_queue }, { "joining-is-undumpable", joining_is_undumpable },
-		{ "all-is-closed", all_is_closed }, { "a-storm", a_storm },
+		{ "all-is-closed", all_is_closed }, { "a-storm", a_storm }, { "a-view", a_view },
 	};
 
 	alarm(60);

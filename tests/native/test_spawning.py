@@ -12,8 +12,8 @@ from needs import needs
 
 pytestmark = [needs("cc", "sanitizers"), pytest.mark.slow]
 
-SCENES = ["a-late-failure", "a-dead-reader", "a-cancel-in-the-queue", "a-fork", "all-is-closed", "joining-is-undumpable", "a-storm"]
-SPAWN = [*INTERPRETER, "child.c", "spawn.c", "room.c", "calls.c"]
+SCENES = ["a-late-failure", "a-dead-reader", "a-cancel-in-the-queue", "a-fork", "all-is-closed", "joining-is-undumpable", "a-storm", "a-view"]
+SPAWN = [*INTERPRETER, "child.c", "spawn.c", "room.c", "view.c", "calls.c"]
 
 
 @pytest.fixture(scope="module", params=["address,undefined", "thread"])

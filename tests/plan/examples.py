@@ -39,7 +39,7 @@ def plan(spec: Spec, machine: Machine, host: HostListing = HOST) -> Plan:
     ranged = wants_range(spec, machine)
     context = Context(
         view=host, base=0x7000_0000 if ranged else None, scratch="/var/tmp/creche-upper-x" if needs_scratch(spec, machine) else None,
-        caller={"TOKEN": "s3cret"}, held=ranged,
+        caller={"TOKEN": "s3cret"}, held=ranged, shared=True,
     )  # fmt: skip
     return compile(spec, machine, context)
 
@@ -48,6 +48,7 @@ USER, ROOT = Machine.example(), Machine.example_root()
 EXAMPLES: dict[str, tuple[Spec, Machine]] = {
     "true-user": (Spec(["true"]), USER),
     "true-root": (Spec(["true"]), ROOT),
+    "true-root-shared": (Spec(["true"]), attrs.evolve(ROOT, kernel=(6, 15, 0), release="6.15.0")),
     "place-without-command": (Spec(), USER),
     "directory-and-mounts": (
         Spec(

@@ -45,6 +45,7 @@ def must(true: object, text: str) -> None:
 def check(plan: Plan, spec: Spec) -> None:
     """Raise Broken where the Plan breaks a promise."""
     parent(plan)
+    view(plan, spec)
     setup(plan, spec)
     if plan.command:
         command(plan, spec)
@@ -67,10 +68,23 @@ def parent(plan: Plan) -> None:
     must(mapped == (2 if "user" in plan.new else 0), "a new user namespace has both maps, and no other has any")
 
 
+def view(plan: Plan, spec: Spec) -> None:
+    """What containers share is made by a process like their inits, and no mount of it can be written to."""
+    if plan.view is None:
+        return
+    must({"user", "mount"} <= set(plan.new) and plan.init, "a container without namespaces of its own shares a view")
+    m = Model()
+    for step in plan.view.setup:
+        _setup_step(m, step, plan, spec)
+    kinds = [type(step) for step in plan.view.setup]
+    must(kinds[-3:] == [st.FsReadOnly, st.MountAttr, st.Keep], "it is given away before it is read-only for good")
+    must(st.GIVEN in m.kept, "it is not given away")
+
+
 def setup(plan: Plan, spec: Spec) -> None:
     m = Model()
     held = any(isinstance(step, st.Keep) and step.slot == st.HELD for step in plan.setup)
-    m.filled |= set(range(st.PASSED, st.PASSED + int(held) + sum(isinstance(step, st.Idmap) for step in plan.parent)))
+    m.filled |= set(range(st.PASSED, st.PASSED + int(held) + int(plan.view is not None) + sum(isinstance(step, st.Idmap) for step in plan.parent)))
     for step in plan.setup:
         _setup_step(m, step, plan, spec)
     if "mount" in plan.new:
@@ -125,7 +139,7 @@ def _setup_step(m: Model, step: st.Step, plan: Plan, spec: Spec) -> None:
     elif isinstance(step, st.Keep):
         must(step.slot < 64, "the init keeps the first slots only")
         if step.slot2 != st.NONE:
-            must(step.slot2 in m.filled, "the lock is one of the descriptors that came")
+            must(step.slot2 in m.filled, "what is kept is one of the descriptors that came, or what was made")
             m.filled.add(step.slot)
         must(step.slot in m.filled, f"keeps an empty slot {step.slot}")
         m.kept.add(step.slot)

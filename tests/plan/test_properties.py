@@ -25,7 +25,7 @@ from creche.wire.encode import encode
 def machines(draw: hy.DrawFn) -> Machine:
     """Machines with and without all that a Plan looks at."""
     base = draw(hy.sampled_from([Machine.example(), Machine.example_root()]))
-    kernel = draw(hy.sampled_from([(6, 8, 0), (7, 0, 0), (6, 13, 0), (6, 6, 0), (6, 3, 0), (6, 1, 0), (5, 14, 0), (5, 10, 0)]))
+    kernel = draw(hy.sampled_from([(6, 8, 0), (7, 0, 0), (6, 15, 0), (6, 13, 0), (6, 6, 0), (6, 3, 0), (6, 1, 0), (5, 14, 0), (5, 10, 0)]))
     changes = draw(
         hy.fixed_dictionaries(
             {},
@@ -60,7 +60,8 @@ def test_a_plan_or_a_typed_error(spec: Spec, machine: Machine, host: HostListing
         return
     check(compiled, spec)
     assert as_text(compiled) and as_dict(compiled)
-    for steps in (compiled.parent, compiled.setup, compiled.command):
+    view = compiled.view
+    for steps in (compiled.parent, compiled.setup, compiled.command, *((view.parent, view.setup) if view else ())):
         assert decoded(encode(steps)) == [attrs.evolve(step, blame="", a=step.a % 2**64) for step in steps]
 
 

@@ -19,6 +19,7 @@ from .ids import RANGE, Identity, identity, map_steps, may_set_groups, no_groups
 from .mounts import MS_PRIVATE, Mounts
 from .pieces import FIRST, UPPER_SIZE, inodes_of, layers_text
 from .renewal import check_history, check_renewable, keeps_sources, keyring_steps, lets_keys
+from .view import View, may_share, view_of
 
 __all__ = ["Context", "Plan", "compile", "compile_layers", "compile_reset", "needs_scratch", "steps_of_command"]
 
@@ -40,6 +41,7 @@ class Context:
     init_cgroups: int = 0  #: descriptors of cgroup.procs that the init enters
     command_cgroups: int = 0  #: and that a command enters
     rlimits: Limited = (("core", (1, 1)),)  #: those of a command whose Spec does not say otherwise
+    shared: bool = False  #: whether what a HostView shows is taken from what all containers share, where that may be
     held: bool = False  #: whether the range's lock travels with the setup, for the init to keep
     below: tuple[str, ...] | None = None  #: the layers that it is a branch of, the lowest first, whose tree travels with the setup
     room: int = UPPER_SIZE  #: bytes of a history's layers
@@ -62,6 +64,7 @@ class Plan:
     init: bool
     caller_is_root: bool = False  #: the caller's own id is the container's uid 0
     descriptors: tuple[Descriptor, ...] = ()
+    view: View | None = None  #: what the container shares with others; it comes with the setup, as its last descriptor
 
     @property
     def flags(self) -> int:
@@ -155,7 +158,12 @@ def compile(spec: Spec, machine: Machine, context: Context) -> Plan:
     return Plan(
         parent=tuple(parent), setup=setup, command=command, who=who, new=new, joins=joins,
         init=spec.has_init, caller_is_root=outside(who.uid_map, 0) == machine.euid, descriptors=descriptors,
+        view=view_of(spec, machine, context.view) if _shares(spec, machine, context) else None,
     )  # fmt: skip
+
+
+def _shares(spec: Spec, machine: Machine, context: Context) -> bool:
+    return context.shared and may_share(spec, machine)
 
 
 def _own_time(spec: Spec) -> bool:
@@ -242,8 +250,9 @@ def _with_layers(steps: tuple[st.Step, ...], names: Sequence[str]) -> tuple[st.S
 
 def _mounts(spec: Spec, machine: Machine, who: Identity, context: Context, *, again: bool) -> Mounts:
     branch = None if context.below is None else st.PASSED + int(context.held)
-    first = st.PASSED + int(context.held) + int(branch is not None)
-    return Mounts(spec, machine, who, context.view, context.kernels, context.scratch, first=first, again=again, branch=branch, room=context.room)
+    shared = _shares(spec, machine, context)
+    first = st.PASSED + int(context.held) + int(branch is not None) + int(shared)
+    return Mounts(spec, machine, who, context.view, context.kernels, context.scratch, first=first, again=again, branch=branch, room=context.room, shared=shared)
 
 
 def _remembered_setup(
@@ -254,7 +263,7 @@ def _remembered_setup(
     key = (
         spec.init, spec.rootfs, spec.mounts, spec.devices, spec.namespaces, spec.hostname or spec.name, spec.domainname, tuple(spec.sysctl.items()),
         security.masked_paths, security.readonly_paths, security.no_new_privs, security.privileged, tuple(security.capabilities),
-        who.new, who.private, who.idmaps, who.setgroups, who.uid, who.gid, who.maps_group(5), context.scratch, context.held, id(machine), id(context.view),
+        who.new, who.private, who.idmaps, who.setgroups, who.uid, who.gid, who.maps_group(5), context.scratch, context.held, context.shared, id(machine), id(context.view),
         spec.has_init, tuple(spec.time_offsets.items()), again, keeps_sources(spec, context.view), tuple(context.kernels.items()), lets_keys(spec, machine),
         (who.uid_map, who.gid_map) if any(isinstance(mount, Bind) and mount.uid_map for mount in spec.mounts) else None,
         context.below is None, context.room,
@@ -278,6 +287,8 @@ def _setup(spec: Spec, machine: Machine, who: Identity, context: Context, again:
         setup.append(st.Unshare(a=sum(CLONE[name] for name in ("ipc", "network", "uts") if kinds[name] is True), blame="namespaces"))
     elif context.held:
         setup.append(st.Keep(slot=st.HELD, slot2=st.PASSED))
+    if mounts.shared and not again:
+        setup.append(st.Keep(slot=st.VIEW, slot2=st.PASSED + int(context.held)))
     if kinds["mount"] is True:
         mounts.root()
         mounts.base()

@@ -52,7 +52,7 @@ class Mounts(Pieces):
         """The container's root, and what every root of ours has: /proc, /dev, /tmp."""
         rootfs = self.spec.rootfs
         self._covered = not isinstance(rootfs, HostView) or (self.sourced and covers_trees(self.spec, self.view))
-        if rootfs is not None and (not self.layering or any(mount.source in self.kernels for mount in self.spec.mounts if isinstance(mount, Bind))):
+        if rootfs is not None and (not self.shared or self._wants_stage) and (not self.layering or any(mount.source in self.kernels for mount in self.spec.mounts if isinstance(mount, Bind))):
             self._staging()  # in a root of other layers, for covers alone
         if rootfs is None:
             self.host.append(st.Open(slot=st.ROOT, text="/", flags=st.DIRECTORY))
@@ -71,9 +71,48 @@ class Mounts(Pieces):
                     self.late.append(st.MountAttr(slot=slot, a=RDONLY, blame="rootfs.readonly"))
             self.build.append(st.Root(slot=slot, blame="rootfs.path" if isinstance(rootfs, Directory) else "rootfs"))
 
+    @property
+    def _wants_stage(self) -> bool:
+        """Whether anything is taken from the stage, but for what looks empty."""
+        return self.sourced or any(isinstance(mount, (File, Overlay)) or (isinstance(mount, Tmpfs) and mount.copy_up) for mount in self.spec.mounts)
+
     def _host_view(self) -> None:
-        """The host's list, each name made in a directory of ours, where there are no links to look out for."""
-        folders = {"/": st.ROOT}
+        """The host's list: taken from what containers share, where they do."""
+        if not self.shared:
+            self._host_list({"/": st.ROOT})
+            return
+        for name in dict.fromkeys(["etc", *(path.split("/")[1] for path, _ in self.view.trees), "dev"]):
+            tree = self._slot()
+            self.build.append(st.LinkTree(slot=tree, slot2=st.VIEW, text=name, flags=st.RECURSIVE, blame="rootfs"))
+            self._attach_new(tree, f"/{name}", {"/": st.ROOT}, directory=True)
+        for path, target in self.view.links:
+            if path.count("/") == 1:
+                self.build.append(st.MakeSymlink(slot=st.ROOT, text=target, text2=path[1:], blame="rootfs"))
+
+    def for_all(self) -> None:
+        """What all containers with this HostView share, as a detached tree that is given away: no mount of it is ever written to,
+        not by whoever has all capabilities in a container."""
+        root = self._tmpfs(4 * MIB, 0o755, "rootfs", inodes=4096)
+        self._covered = False
+        folders = {"/": root}
+        self._host_list(folders)
+        folder = self._folder("/dev/null", folders)[0]
+        self._nodes(folders)
+        for name in ("pts", "shm", *(("mqueue",) if self.spec.namespaces.ipc is True else ())):
+            self.build.append(st.MakeDirectory(slot=folder, text=name, a=0o755, blame="rootfs"))
+        self.build.append(st.MakeSymlink(slot=folder, text="pts/ptmx", text2="ptmx", blame="rootfs"))
+        self._nothing(root)
+        self.build.append(st.FsReadOnly(slot=root, blame="rootfs"))
+        self.build.append(st.MountAttr(slot=root, a=RDONLY | NOSUID | NODEV, blame="rootfs"))
+        self.build.append(st.Keep(slot=st.GIVEN, slot2=root))
+
+    def _nothing(self, slot: int) -> None:
+        """What looks empty, for what is masked."""
+        self.build.append(st.MakeDirectory(slot=slot, text="empty", a=0o555))
+        self.build.append(st.MakeFile(slot=slot, text="nothing", a=0o444))
+
+    def _host_list(self, folders: dict[str, int]) -> None:
+        """Each name of it made in a directory of ours, where there are no links to look out for."""
         etc: list[tuple[str, bytes]] = [("/etc/hosts", b"127.0.0.1 localhost\n::1 localhost\n")]
         if self.spec.namespaces.network is not True and self.view.resolver is not None:
             etc.append(("/etc/resolv.conf", self.view.resolver))
@@ -154,23 +193,32 @@ class Mounts(Pieces):
         self._attach_kernels((("/proc", ""),), slot, proc.target, blame, flags=st.NO_LINK)
 
     def _dev(self, taken: set[str]) -> None:
+        if self.shared:  # its nodes are there
+            self._devpts(DevPts(), "rootfs")
+            self._attach(self._tmpfs(TMPFS_SIZE, 0o1777, "rootfs"), "/dev/shm", "rootfs")
+            if self.spec.namespaces.ipc is True:
+                self._attach(self._new("mqueue", (), NOSUID | NODEV | NOEXEC, "rootfs"), "/dev/mqueue", "rootfs")
+            return
         if not isinstance(self.spec.rootfs, HostView):  # there the root itself is a tmpfs of ours, and read-only in the end
             self._attach(self._tmpfs(MIB, 0o755, "rootfs", inodes=1024), "/dev", "rootfs")
         else:
             self.build.append(st.MakeDirectory(text="/dev", a=0o755, blame="rootfs"))
         folders = {"/dev": self._slot()}
         self.build.append(st.Open(slot=folders["/dev"], text="/dev", flags=st.DIRECTORY | st.INSIDE, blame="rootfs"))
-        for path in DEVICES:
-            node = self._own_tree(path, NODE, recursive=False)
-            self._attach_new(node, path, folders, directory=False)
+        self._nodes(folders)
         if "/dev/pts" not in taken:
             self._devpts(DevPts(), "rootfs")
         if "/dev/shm" not in taken:
             self._attach_new(self._tmpfs(TMPFS_SIZE, 0o1777, "rootfs"), "/dev/shm", folders, directory=True)
         if "/dev/mqueue" not in taken and self.spec.namespaces.ipc is True:
             self._attach_new(self._new("mqueue", (), NOSUID | NODEV | NOEXEC, "rootfs"), "/dev/mqueue", folders, directory=True)
-        self.build += [st.MakeSymlink(slot=folders["/dev"], text=target, text2=name, blame="rootfs") for target, name in DEV_LINKS]
         self.build.append(st.Close(slot=folders["/dev"]))
+
+    def _nodes(self, folders: dict[str, int]) -> None:
+        for path in DEVICES:
+            node = self._own_tree(path, NODE, recursive=False)
+            self._attach_new(node, path, folders, directory=False)
+        self.build += [st.MakeSymlink(slot=folders["/dev"], text=target, text2=name, blame="rootfs") for target, name in DEV_LINKS]
 
     def _devpts(self, devpts: DevPts, blame: str) -> None:
         options = [("ptmxmode", "0666"), ("mode", "0620")]
@@ -181,7 +229,7 @@ class Mounts(Pieces):
         self._new("devpts", options, NOSUID | NOEXEC, blame, slot=st.DEVPTS)
         self.build.append(st.Attach(slot=st.DEVPTS, text=devpts.target, flags=st.KEEP_SLOT, blame=blame))
         self.build.append(st.Keep(slot=st.DEVPTS))
-        if devpts.target == "/dev/pts":
+        if devpts.target == "/dev/pts" and not self.shared:
             self.build.append(st.MakeSymlink(text="pts/ptmx", text2="/dev/ptmx", flags=st.OPTIONAL, blame=blame))
 
     # ---- what the Spec mounts ----
@@ -311,10 +359,10 @@ class Mounts(Pieces):
 
         masked, readonly = [*of(security.masked_paths, MASKED)], of(security.readonly_paths, READONLY)
         if masked:
-            stage = self._staging()
-            self.build.append(st.MakeDirectory(slot=stage, text="empty", a=0o555))
-            self.build.append(st.MakeFile(slot=stage, text="nothing", a=0o444))
-            self.build.append(st.MountAttr(slot=stage, a=RDONLY | NOSUID | NODEV | NOEXEC))  # and so are its clones
+            stage = st.VIEW if self.shared else self._staging()
+            if not self.shared:
+                self._nothing(stage)
+                self.build.append(st.MountAttr(slot=stage, a=RDONLY | NOSUID | NODEV | NOEXEC))  # and so are its clones
             for slot, path in masked:
                 self.build.append(st.Mask(slot=stage, slot2=slot, text=path, text2="empty", text3="nothing", blame="security.masked_paths"))
         for slot, path in readonly:

@@ -18,7 +18,7 @@ _RESOURCES = (
     "cpu fsize data stack core rss nproc nofile memlock as locks sigpending msgqueue nice rtprio rttime".split()  # noqa: SIM905
 )
 _UNLIMITED = 2**64 - 1
-_KEPT = {st.HELD: "the lock of its range of ids", st.SOURCES: "what is staged, for resets", st.LAYERS: "where its root's upper layer lies"}
+_KEPT = {st.HELD: "the lock of its range of ids", st.SOURCES: "what is staged, for resets", st.LAYERS: "where its root's upper layer lies", st.VIEW: "what it shares with others", st.GIVEN: "all of it, to be given away"}
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
@@ -31,6 +31,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
         "init": plan.init,
         "uid_map": [[item.inside, item.outside, item.count] for item in plan.who.uid_map],
         "gid_map": [[item.inside, item.outside, item.count] for item in plan.who.gid_map],
+        **({"view": [_record(step) for step in (*plan.view.parent, *plan.view.setup)]} if plan.view else {}),
         "parent": [_record(step) for step in plan.parent],
         "setup": [_record(step) for step in plan.setup],
         "command": [_record(step) for step in plan.command],
@@ -61,7 +62,9 @@ def as_text(plan: Plan) -> str:
     """Every Step on a line: the kernel's call, what with, and the field of the Spec that asked for it."""
     namer = _Namer()
     lines = [_headline(plan)]
+    view = plan.view
     parts = (
+        ("What it shares with others, made once in namespaces of its own" if view else "", (*view.parent, *view.setup) if view else ()),
         ("The parent, while the new process waits", plan.parent),
         ("The init, process 1 of the container" if plan.init else "The new process", plan.setup),
         ("The command" if plan.command else "", plan.command),
@@ -116,13 +119,14 @@ class _Namer:
             st.PROC: "/proc",
             st.DEVPTS: "/dev/pts",
             st.TERMINAL: "its terminal",
+            st.VIEW: "what it shares",
         }
         self._trees: list[str] = []
         self._staged: dict[bytes, str] = {}  # what lies where, until it is taken up from there
 
     def passed(self, plan: Plan) -> None:
         """The trees that the parent made come to the init as the first descriptors, after the range's lock."""
-        held = any(isinstance(step, st.Keep) and step.slot == st.HELD for step in plan.setup)
+        held = sum(isinstance(step, st.Keep) and step.slot in (st.HELD, st.VIEW) and step.slot2 != st.NONE for step in plan.setup)
         for index, tree in enumerate(self._trees):
             self._names[st.PASSED + held + index] = tree
 
@@ -279,7 +283,7 @@ def _simple(call: str, say: Callable[[st.Step, _Namer], str]) -> Callable[[st.St
 def _by_opcode() -> Iterator[tuple[str, Callable[[st.Step, _Namer], tuple[str, str]]]]:
     own = {
         st.Open: _open, st.OpenTree: _open_tree, st.Idmap: _idmap, st.MountAttr: _attr, st.FsOpen: _fs_open,
-        st.FsMount: _fs_mount, st.Attach: _attach, st.Stage: _stage, st.Root: _root, st.LinkTree: _link_tree,
+        st.FsMount: _fs_mount, st.Attach: _attach, st.Stage: _stage, st.FsReadOnly: _simple("fsconfig", lambda s, n: f"{n.name(s.slot)}: read-only for good"), st.Root: _root, st.LinkTree: _link_tree,
         st.OverlayOld: _overlay_old, st.Descriptors: _descriptors, st.Rlimit: _rlimit, st.Groups: _groups,
         st.Capabilities: _capabilities, st.Exec: _exec, st.Map: _map,
         st.Propagation: _simple("mount", lambda s, n: "every mount private: nothing comes in, nothing gets out"),

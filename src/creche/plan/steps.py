@@ -11,6 +11,7 @@ __all__ = ["NONE", "PASSED", "Step"]
 NONE = 0xFFFF  #: no slot
 ROOT, PROC, DEVPTS, TERMINAL = 0, 1, 2, 3  #: the slots that the init keeps (native/abi.h)
 RULES, HELD = 4, 5  #: a command's Landlock ruleset; the lock of a range of ids, kept by the init
+VIEW, GIVEN = 8, 9  #: what a HostView shares with others, kept by the init; what goes to whoever supervises
 SOURCES, LAYERS = 6, 7  #: kept by the init: the stage beneath its root, where its root's throw-away upper layer lies
 PASSED = 16  #: the first slot of the descriptors that come with a message
 IDMAPPED = 512  #: the first slot of the trees that the parent makes for its child
@@ -84,6 +85,7 @@ class FsFd(Step): "Sets the parameter `text` to the path of what slot2 holds."; 
 class Layers(Step): "Gives an overlay the layers of the names `text` below slot2: the upper one and its work directory, which are made, then the lower ones."; op = "LAYERS"
 class Room(Step): "Lets the tmpfs in `slot` have `b` inodes more than it uses, and `a` at least."; op = "ROOM"
 class FsMount(Step): "`slot` turns from a context into a detached mount with the attributes `a`."; op = "FS_MOUNT"
+class FsReadOnly(Step): "The file system of the mount in `slot` itself becomes read-only: every mount of it is, for good."; op = "FS_READ_ONLY"
 class OverlayOld(Step): "`slot` becomes an overlay of the lowers `a`…`a+b-1`, upper slot2, work slot2+1 (before 6.7)."; op = "OVERLAY_OLD"
 class Stage(Step): "Attaches `slot` over the old root, or at a new name `text` of the staged slot2, so that trees can be taken from it."; op = "STAGE"
 class Unstage(Step): "Detaches what is staged in `slot`, with all below it."; op = "UNSTAGE"

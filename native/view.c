@@ -1,0 +1,243 @@
+/* What containers with the same HostView share: made by a process of its own, kept as a detached tree while starts go on. */
+#define _GNU_SOURCE
+#include "spawn.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/stat.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include "pool.h"
+
+#ifndef STATX_MNT_ID_UNIQUE
+#define STATX_MNT_ID_UNIQUE 0x4000 /* from 6.8 on */
+#endif
+#ifndef CLONE_NEWUSER
+#include <linux/sched.h>
+#endif
+
+enum { MOST_VIEWS = 8, LOOK_MS = 50 };
+
+/* What a descriptor or a path names: a number that a host program closed, another file may have by now. */
+struct identity {
+	uint64_t mount, inode;
+};
+
+struct view {
+	struct view *next;
+	uint64_t number;
+	unsigned holders; /* the list, and jobs */
+	void *plans[2];
+	uint32_t sizes[2];
+	int tree;
+	struct identity is;
+};
+
+/* All with the lock held. */
+static struct view *views;
+static int changes = -1; /* of the mounts that trees were taken from: proc_pid_mountinfo(5) */
+static struct identity changes_is, place;
+
+static int identify(int fd, const char *path, struct identity *is)
+{
+	struct statx st;
+	long r = sys5(__NR_statx, fd, path, *path ? 0 : AT_EMPTY_PATH, STATX_MNT_ID_UNIQUE | STATX_INO, &st);
+
+	*is = (struct identity){ r < 0 ? 0 : st.stx_mnt_id, r < 0 ? 0 : st.stx_ino };
+	return r >= 0;
+}
+
+static int is_still(int fd, const struct identity *is)
+{
+	struct identity now;
+
+	return fd >= 0 && identify(fd, "", &now) && now.mount == is->mount && now.inode == is->inode;
+}
+
+static void drop_tree(struct view *view)
+{
+	if (is_still(view->tree, &view->is))
+		close(view->tree);
+	view->tree = -1;
+}
+
+void drop_trees(void)
+{
+	for (struct view *view = views; view; view = view->next)
+		drop_tree(view);
+	if (is_still(changes, &changes_is))
+		close(changes);
+	changes = -1;
+}
+
+/* Trees taken from another root, or before a mount was made or went there, are not what a HostView shows now. */
+static void look_for_changes(void)
+{
+	struct pollfd fd = { changes, POLLPRI, 0 };
+	struct identity now;
+
+	if (is_still(changes, &changes_is) && identify(AT_FDCWD, "/", &now) && now.mount == place.mount && now.inode == place.inode &&
+	    poll(&fd, 1, 0) == 0)
+		return;
+	drop_trees();
+	identify(AT_FDCWD, "/", &place);
+	changes = open("/proc/thread-self/mountinfo", O_RDONLY | O_CLOEXEC);
+	identify(changes, "", &changes_is);
+}
+
+static void let_go(struct view *view)
+{
+	if (--view->holders)
+		return;
+	drop_tree(view);
+	free(view->plans[0]);
+	free(view->plans[1]);
+	free(view);
+}
+
+void leave_view(creche_job *job)
+{
+	jobs_lock();
+	if (job->view)
+		let_go(job->view);
+	job->view = 0;
+	jobs_unlock();
+}
+
+int creche_job_view(creche_job *job, uint64_t number)
+{
+	struct view *view;
+
+	jobs_lock();
+	for (view = views; view && view->number != number; view = view->next)
+		;
+	if (view && !job->view) {
+		view->holders++;
+		job->view = view;
+	}
+	jobs_unlock();
+	return view ? 0 : -ENOENT;
+}
+
+int creche_view_new(uint64_t number, const void *parent, uint32_t parent_size, const void *setup, uint32_t setup_size)
+{
+	struct view *view = calloc(1, sizeof *view), **at = &views;
+	const void *blobs[2] = { parent, setup };
+	const uint32_t sizes[2] = { parent_size, setup_size };
+	unsigned known = 0;
+
+	if (!view)
+		return -ENOMEM;
+	view->tree = -1;
+	view->number = number;
+	view->holders = 1;
+	for (int i = 0; i < 2; i++) {
+		view->plans[i] = malloc(sizes[i]);
+		view->sizes[i] = sizes[i];
+		if (!view->plans[i]) {
+			let_go(view);
+			return -ENOMEM;
+		}
+		memcpy(view->plans[i], blobs[i], sizes[i]);
+	}
+	jobs_lock();
+	view->next = views;
+	views = view;
+	for (; *at; at = &(*at)->next)
+		if (++known > MOST_VIEWS) {
+			struct view *oldest = *at;
+			*at = 0;
+			let_go(oldest);
+			break;
+		}
+	jobs_unlock();
+	return 0;
+}
+
+/* The tree that its process gives away, or why there is none. */
+static long receive(creche_job *job, int control)
+{
+	struct creche_reply message;
+	struct packet p;
+	struct pollfd fd = { control, POLLIN, 0 };
+	int tree = -1;
+	long n;
+
+	while ((n = poll(&fd, 1, LOOK_MS)) <= 0) {
+		if (__atomic_load_n(&job->cancelled, __ATOMIC_SEQ_CST))
+			return -ECANCELED;
+		if (n < 0 && errno != EINTR)
+			return -errno;
+	}
+	packet_data(&p, &message, sizeof message, 0, 0);
+	p.header.msg_controllen = sizeof p.control;
+	n = sys3(__NR_recvmsg, control, &p.header, CLOSE_ON_EXEC);
+	if (n < 0)
+		return n == -ECONNRESET ? -EPIPE : n;
+	if (packet_fds(&p, n, &tree, 1) == 1 && n == sizeof message && message.type == CRECHE_READY)
+		return tree;
+	if (tree >= 0)
+		close(tree);
+	if (n == sizeof message && message.type == CRECHE_FAILED)
+		job->failure = message.failure;
+	return n == sizeof message && message.type == CRECHE_FAILED ? -message.failure.error : -EPIPE;
+}
+
+/* In namespaces of its own, as the container's: what it takes from the host's mounts is as locked there as it would be in a
+   container (mount_namespaces(7)), and the file system that it makes is no container's to change. */
+static long build(creche_job *job, const struct view *view)
+{
+	static const uint32_t phases[2] = { CRECHE_PHASE_PARENT, CRECHE_PHASE_SETUP };
+	int control, error = 0;
+	creche_job *maker = creche_job_new(CRECHE_SPAWN_INIT, CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID, 0, 0, &control, &error);
+	long r = maker ? 0 : error;
+
+	if (!maker)
+		return r;
+	for (int i = 0; i < 2 && r >= 0; i++)
+		r = creche_job_plan(maker, phases[i], view->plans[i], view->sizes[i], 0, 0);
+	if (r >= 0) {
+		carry_out(maker);
+		r = receive(job, control);
+	}
+	if (r < 0 && !job->failure.error)
+		creche_job_failure(maker, &job->failure);
+	if (r < 0 && job->failure.error)
+		job->failure.phase |= CRECHE_PHASE_VIEW;
+	close(control);
+	creche_job_free(maker); /* and its process with it */
+	return r;
+}
+
+/* Puts the job's view among the descriptors of its setup. Two that miss it at the same time each make it: neither waits for the
+   other, whose disk may hang. */
+long add_view(creche_job *job)
+{
+	struct view *view = job->view;
+	long tree = -1;
+
+	if (!view)
+		return 0;
+	jobs_lock();
+	look_for_changes();
+	if (is_still(view->tree, &view->is))
+		tree = fcntl(view->tree, F_DUPFD_CLOEXEC, 3);
+	jobs_unlock();
+	if (tree < 0) {
+		tree = build(job, view);
+		if (tree < 0)
+			return tree;
+		jobs_lock();
+		drop_tree(view);
+		view->tree = fcntl((int)tree, F_DUPFD_CLOEXEC, 3);
+		identify(view->tree, "", &view->is);
+		jobs_unlock();
+	}
+	jobs_lock();
+	job->setup.fds.list[job->setup.fds.count++] = (int)tree; /* copy_fds leaves room for it */
+	jobs_unlock();
+	return 0;
+}
