@@ -1,6 +1,6 @@
 """A supervisor to be killed: submits and runs the jobs of a file, and writes down what it did before it says so.
 
-python victim.py FOLDER TOTAL ROUND
+python victim.py FOLDER TOTAL ROUND LOOP
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import random
 import sys
-from functools import partial
 
 import anyio
 
@@ -16,7 +15,7 @@ from creche.jobs import JobQueue, Retry
 from creche.results import Exit, Reason, Result, Usage
 from creche.supervisor import Backoff
 
-folder, total, turn = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+folder, total, turn, loop = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 journal = os.open(f"{folder}/journal", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
 
@@ -35,6 +34,7 @@ async def runner(spec, *, input, timeout, max_output):
 
 async def main() -> None:
     retry = Retry(lost=10_000, backoff=Backoff(first=0))
+    print("begin", flush=True)
     async with JobQueue(f"{folder}/jobs.db", workers=4, runner=runner, inline=200, retry=retry) as queue:
         note("round", turn)
         print("open", flush=True)
@@ -48,4 +48,5 @@ async def main() -> None:
         await anyio.sleep(0.05)
 
 
-anyio.run(partial(main))
+options = {"use_uvloop": loop == "uvloop"} if loop != "trio" else None
+anyio.run(main, backend="trio" if loop == "trio" else "asyncio", backend_options=options)
