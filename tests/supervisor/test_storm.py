@@ -125,7 +125,8 @@ async def kill_at_random(count, seconds, pause):
         while anyio.current_time() < until:
             view = sup[f"w.{rng.randint(1, count)}"]
             if view.pid and view.state == "ready":
-                with contextlib.suppress(ProcessLookupError):  # killed a moment ago, which nobody has told yet
+                # One that was killed a moment ago may not have been told of yet.
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(view.pid, signal.SIGKILL)
                     killed += 1
             await anyio.sleep(pause)
