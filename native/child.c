@@ -2,6 +2,7 @@
 #include "spawn.h"
 #include <asm/errno.h>
 #include <linux/capability.h>
+#include <linux/close_range.h>
 #include <linux/fcntl.h>
 #include <linux/poll.h>
 #include <linux/prctl.h>
@@ -79,10 +80,14 @@ int enter_init(void *arg)
 {
 	creche_job *job = arg;
 	char *argv[] = { "", 0 };
-	int from[3] = { job->child_socket, job->supervisor, job->exe };
+	int from[3] = { job->low >= 0 ? job->low : job->child_socket, job->supervisor, job->exe }, top = 0;
 	struct creche_failure failure = { 0 };
-	long r = 0;
+	long r;
 
+	for (int i = 0; i < 3; i++)
+		top = from[i] > top ? from[i] : top;
+	/* First of all a table of its own, with no more in it than that: close_range(2). Until then nothing may change in it. */
+	r = sys3(__NR_close_range, top + 1, ~0u, CLOSE_RANGE_UNSHARE);
 	for (int i = 0; i < 3 && r >= 0; i++) { /* up, out of the way of 0, 1, 2 … */
 		r = sys3(__NR_fcntl, from[i], F_DUPFD_CLOEXEC, 3);
 		if (r >= 0)

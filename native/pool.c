@@ -18,7 +18,7 @@
 #include "init_elf.h"
 #include "pool.h"
 
-enum { WORKERS = 3, IDLE_MS = 5000, SLOW_MS = 100, STARTS_A_CPU = 2, SEALS = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE };
+enum { IDLE_MS = 5000, SLOW_MS = 100, STARTS_A_CPU = 2 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t more = PTHREAD_COND_INITIALIZER, room = PTHREAD_COND_INITIALIZER;
@@ -183,6 +183,7 @@ static void forget(void)
 		job->pidfd = -1;
 		job->underway = 0;
 	}
+	forget_low();
 	first = 0;
 	last = &first;
 	queued = idle = workers = underway = 0;
@@ -238,7 +239,7 @@ static int prepare(void)
 	}
 	if (exe_fd < 0)
 		exe_fd = open_exe();
-	return exe_fd < 0 ? exe_fd : 0;
+	return exe_fd < 0 ? exe_fd : keep_low(exe_fd);
 }
 
 static int copy_fds(struct fds *to, const int *from, unsigned count)
@@ -304,7 +305,7 @@ creche_job *creche_job_new(uint32_t flags, uint64_t namespaces, const int *joins
 		return 0;
 	job->flags = flags;
 	job->namespaces = namespaces;
-	job->socket = job->child_socket = job->pidfd = job->made = -1;
+	job->socket = job->child_socket = job->low = job->pidfd = job->made = -1;
 	job->holders = 1;
 	if (supervisor_pid && supervisor_pid != getpid())
 		forget(); /* a fork that libc did not see */

@@ -120,8 +120,9 @@ static long clone_shared(creche_job *job)
 {
 	long r;
 
+	lend_low(job);
 	job->shares = 1;
-	r = clone_child(job, CLONE_VM | CLONE_CHILD_CLEARTID, enter_init);
+	r = clone_child(job, CLONE_VM | CLONE_FILES | CLONE_CHILD_CLEARTID, enter_init);
 	if (r > 0)
 		adopt(job, job->made);
 	else
@@ -251,5 +252,6 @@ void carry_out(creche_job *job)
 		if (r < 0)
 			kill_and_reap(job);
 	}
+	take_low_back(job);
 	finish(job, r < 0 ? CRECHE_DEAD : CRECHE_RUNNING);
 }

@@ -4,7 +4,8 @@
 
 #include "message.h"
 
-enum { MAX_JOINS = 8, STACK = 65536, IDMAPPED = 512 };
+enum { MAX_JOINS = 8, STACK = 65536, IDMAPPED = 512, WORKERS = 3 };
+enum { SEALS = 15 /* of the init's program: F_SEAL_SEAL, _SHRINK, _GROW and _WRITE, fcntl(2) */ };
 
 struct fds {
 	int *list;
@@ -36,6 +37,7 @@ typedef struct creche_job {
 	uint32_t flags;
 	uint64_t namespaces;
 	int socket, child_socket;      /* the control socket's two ends */
+	int low;                       /* the latter, where a child that shares our table finds it */
 	int supervisor, exe;
 	int joins[MAX_JOINS];
 	unsigned join_count;
@@ -57,6 +59,12 @@ int run_all(void *job);
 int join_and_clone(void *job);
 long run_plan(struct ctx *c, const struct plan *plan, const int *fds, long count);
 void note(struct creche_failure *failure, uint32_t phase, uint32_t detail, long error);
+
+/* low.c */
+int keep_low(int exe);
+void lend_low(creche_job *job);
+void take_low_back(creche_job *job);
+void forget_low(void);
 
 /* spawn.c */
 void carry_out(creche_job *job);

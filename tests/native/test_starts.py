@@ -214,3 +214,33 @@ def test_a_guest_has_fewer_descriptors_than_we_may_have(init: bool) -> None:
     assert [int(word) for word in told] == [min(soft, most), most]
     given = anyio.run(lambda: creche.run(["sh", "-c", "ulimit -Sn; ulimit -Hn"], init=init, rlimits={"nofile": (100, hard)})).stdout.split()
     assert [int(word) for word in given] == [100, hard], "what a Spec says is what it gets"
+
+
+def table_size(pid: int | None) -> int:
+    """For how many descriptors a process has room: proc_pid_status(5)."""
+    (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("FDSize:"))
+    return int(line.split()[1])
+
+
+async def test_what_a_child_takes_along_does_not_grow_with_what_we_have_open() -> None:
+    """Else each of a thousand containers copies, closes and keeps room for the descriptors of all others."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    many = [os.dup(0) for _ in range(1500)]
+    try:
+        async with Container(Spec()) as box:
+            init = table_size(box.init_pid)
+        gate = os.pipe()
+        child = os.fork()  # the control: this one takes all along
+        if not child:
+            os.read(gate[0], 1)
+            os._exit(0)
+        copied = table_size(child)
+        os.write(gate[1], b"x")
+        os.waitpid(child, 0)
+        many += gate
+    finally:
+        for fd in many:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert copied > 1500 > 256 >= init
