@@ -14,7 +14,7 @@ SOURCE = str(Path(creche.__file__).parents[1])  # where the package that is test
 CALLS = {
     "x86_64": {"clone3": 435, "unshare": 272, "mount": 165, "clone": 56},
     "aarch64": {"clone3": 435, "unshare": 97, "mount": 40, "clone": 220},
-}[os.uname().machine]
+}[os.uname().machine] | {"open_tree": 428, "move_mount": 429, "fsopen": 430, "mount_setattr": 442}
 KILL, ERRNO, ALLOW = 0x8000_0000, 0x0005_0000, 0x7FFF_0000
 
 REPORT = """

@@ -74,6 +74,7 @@ class Machine:
     bounding: frozenset[str]
     no_new_privs: bool = False
     clone3_refused: int = 0  # the errno of a filter around us, where that was asked (see `probe`)
+    refusal: str = ""  # why a container could not be made, where one was tried (see `starting`)
     seccomp: int = 0  # 0: no filter, 2: at least one (Seccomp in /proc/PID/status)
 
     # our user namespace, and which ids of it are ours to give

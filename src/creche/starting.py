@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
+import attrs
 
 from . import claims, commands, ranges, sharing
 from .channel import Channel
@@ -19,7 +21,7 @@ from .plan.command import listens
 from .plan.compile import Context, Plan, compile, needs_scratch
 from .plan.ids import outside, wants_range
 from .plan.pieces import UPPER_SIZE
-from .plan.strength import weaken
+from .plan.strength import no_namespaces, weaken
 from .plumbing import Plumbing
 from .process import Process
 from .spawn import Job, exhausted
@@ -36,6 +38,27 @@ if TYPE_CHECKING:
     from .spec.spec import Spec
 
 __all__ = ["Starting"]
+
+_REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
+_refusals: dict[int, str] = {}
+
+
+async def _refusal() -> str:
+    """What a container of namespaces came to here: tried once a process, by one without a command, since what a filter or a security
+    module thinks of mounts can't be read from anything. Empty where one can be made.
+    """
+    from .container import Container
+    from .spec.spec import Spec
+
+    if os.getpid() not in _refusals:
+        try:
+            async with Container(Spec()):
+                _refusals[os.getpid()] = ""
+        except SpawnError as error:
+            if error.errno not in _REFUSED:
+                raise
+            _refusals[os.getpid()] = error.message or str(error)
+    return _refusals[os.getpid()]
 
 
 class Starting:
@@ -86,6 +109,8 @@ class Starting:
         self._processes[1] = main
         weaker = spec.min_strength != Strength.FULL
         machine = self._machine = probe(landlock=spec.security.landlock is not None or weaker, clone3=weaker)
+        if spec.min_strength == Strength.LANDLOCK and not no_namespaces(machine):
+            machine = self._machine = attrs.evolve(machine, refusal=await _refusal())
         spec, self._strength = weaken(spec, machine, listing()) if weaker else (spec, Strength.FULL)
         self.spec = spec  # what is really run
         lookup = spec.command is not None and commands.needs_lookup(spec)

@@ -119,13 +119,14 @@ def told(folder: Path, fields: str, *before: str, answers: dict[str, int] | None
 
 
 FILTERED = {"clone3": errno.ENOSYS, "unshare": errno.EPERM, "clone": errno.EPERM}
-SURROUNDINGS = {"no user namespaces": (NO_USER, None), "a filter over clone3": ((), FILTERED)}
+NO_MOUNTS = dict.fromkeys(("mount", "open_tree", "move_mount", "fsopen", "mount_setattr"), errno.EPERM)
+SURROUNDINGS = {"no user namespaces": (NO_USER, None), "a filter over clone3": ((), FILTERED), "a filter over mounts": ((), NO_MOUNTS)}
 LEAST = "{'min_strength': 'landlock'}"
 
 
 @pytest.fixture(params=SURROUNDINGS)
 def forbidden(request: pytest.FixtureRequest) -> tuple[tuple[str, ...], dict[str, int] | None]:
-    if request.param == "a filter over clone3" and os.geteuid() == 0:
+    if request.param.startswith("a filter") and os.geteuid() == 0:
         pytest.skip("the host's root is refused a container without a user namespace, see below")
     return SURROUNDINGS[request.param]
 
@@ -174,7 +175,14 @@ def test_where_nothing_is_in_the_way_nothing_is_weaker(tmp_path: Path) -> None:
     assert told(tmp_path, LEAST)[0] == "full"
 
 
+@pytest.mark.parametrize("least", ["full", "no-network-namespace"])
+def test_mounts_that_are_refused_are_an_error_above_that_rung(tmp_path: Path, least: str) -> None:
+    kind, text = told(tmp_path, f"{{'min_strength': {least!r}}}", answers=NO_MOUNTS)
+    assert kind == "SpawnError" and "mount" in text
+
+
 @needs("root")
-def test_the_hosts_root_is_refused_all_the_same(tmp_path: Path) -> None:
-    kind, text = told(tmp_path, LEAST, answers=FILTERED)
+@pytest.mark.parametrize("answers", [FILTERED, NO_MOUNTS], ids=["clone3", "mounts"])
+def test_the_hosts_root_is_refused_all_the_same(tmp_path: Path, answers: dict[str, int]) -> None:
+    kind, text = told(tmp_path, LEAST, answers=answers)
     assert kind == "SpecError" and "privileged=True" in text

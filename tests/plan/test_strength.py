@@ -43,6 +43,7 @@ TABLE: dict[str, tuple[dict[str, Any], tuple[Strength | None, ...]]] = {
     "AppArmor with a profile": ({"apparmor_restrict_userns": 1, "apparmor_label": "creche"}, (FULL, FULL, FULL)),
     "a chroot": ({"chrooted": True}, (FULL, None, LANDLOCK)),
     "a filter over clone3": ({"clone3_refused": errno.ENOSYS}, (FULL, None, LANDLOCK)),
+    "a trial that was refused": ({"refusal": "mounts: EPERM"}, (FULL, None, LANDLOCK)),
     "no network namespaces": ({"max_net_namespaces": 0}, (FULL, NO_NETWORK, NO_NETWORK)),
     "a kernel without them": ({"namespaces": USER.namespaces - {"net"}}, (FULL, NO_NETWORK, NO_NETWORK)),
     "neither, and an old Landlock": ({"max_user_namespaces": 0, "landlock_abi": 5}, (FULL, None, None)),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import random
+import re
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from creche.errors import SpecError
 from creche.plan.seccomp import Filter, compile_filter, oci, verdict
 from creche.plan.seccomp.numbers import numbers
 from creche.plan.seccomp.rules import ALLOW, EPERM, NOSYS, Action, Kind, refuse
+from creche.spec import Security
 
 # A profile of our own in the manner of Docker's: conditions, an archMap, names of other processors.
 DOCKER: dict[str, Any] = {
@@ -287,7 +290,53 @@ def test_a_profile_with_junk_in_it(place: tuple[Any, ...], junk: Any) -> None:
     except SpecError as error:
         assert error.field.startswith("security.seccomp")
         return
-    if changed["defaultAction"] not in ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG"):
-        named = json.dumps(changed)
+    _opens_only_what_it_names(filter, changed)
+
+
+def _opens_only_what_it_names(filter: Filter, profile: dict[str, Any]) -> None:
+    if profile["defaultAction"] not in ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG"):
+        named = json.dumps(profile)
         for name in ("keyctl", "reboot", "init_module", "unshare"):
             assert f'"{name}"' in named or verdict(filter, name) != ALLOW
+
+
+#: What is put in: pieces of profiles, of JSON, and of neither.
+_PIECES = [
+    *(json.dumps(word) for word in ("names", "args", "SCMP_ACT_ALLOW", "SCMP_CMP_MASKED_EQ", "keyctl", "unshare", "x" * 300, "\0", "\ud800")),
+    "{", "}", "[", "]", ",", ":", "null", "true", "-1", "1e999", "NaN", "18446744073709551616", "0x1", "[]", "{}", '{"names":["unshare"],"action":"SCMP_ACT_ALLOW"},', "[" * 2000,
+]  # fmt: skip
+
+
+def _fuzzed(text: str, dice: random.Random) -> str:
+    words = [match.span() for match in re.finditer(r'"[^"]*"|\d+|null', text)]
+    if dice.random() < 0.7:  # one word for another, which leaves it JSON
+        (start, end), (first, last) = dice.choice(words), dice.choice(words)
+        return text[:start] + dice.choice([text[first:last], *_PIECES]) + text[end:]
+    for _ in range(dice.randint(1, 6)):
+        start, end = sorted(dice.randrange(len(text) + 1) for _ in range(2))
+        end = min(end, start + dice.choice([0, 1, 2, 20, 200]))
+        there = dice.randrange(len(text) + 1)
+        change = dice.choice([dice.choice(_PIECES), "", chr(dice.randrange(256)), text[there : there + dice.choice([1, 30, 300])]])
+        text = text[:start] + change + text[end:]
+    return text
+
+
+@pytest.mark.parametrize("count", [500, *(pytest.param(count, marks=pytest.mark.long) for count in (30_001, 30_002, 30_003, 30_004))])
+def test_a_profile_whose_text_is_changed(count: int) -> None:
+    """F18 again, from bytes: what JSON makes of them is a filter that opens nothing else, or a SpecError."""
+    dice, made_of, filters = random.Random(count), json.dumps(DOCKER), 0
+    for _ in range(count):
+        text = _fuzzed(made_of, dice)
+        try:
+            profile = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        try:
+            security = Security(seccomp=profile)
+            if isinstance(security.seccomp, dict):
+                filter = made(security.seccomp)
+                _opens_only_what_it_names(filter, security.seccomp)
+                filters += 1
+        except SpecError as error:
+            assert error.field.startswith("security.seccomp"), text
+    assert filters > 5, "the texts are too wrong to test anything"

@@ -15,7 +15,7 @@ from ..spec.security import Landlock, SeccompRules, Security
 from ..spec.spec import Spec
 from ..spec.strength import Strength
 
-__all__ = ["weaken"]
+__all__ = ["no_namespaces", "weaken"]
 
 SCOPES_ABI = 6  #: Landlock knows signals and abstract sockets from Linux 6.12 on
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
@@ -38,7 +38,7 @@ def weaken(spec: Spec, machine: Machine, view: HostListing) -> tuple[Spec, Stren
     least = Strength(spec.min_strength)
     if least is Strength.FULL or spec.namespaces.user is not True:
         return spec, Strength.FULL
-    if why := _no_namespaces(machine):
+    if why := no_namespaces(machine):
         if least is not Strength.LANDLOCK:
             raise UnsupportedError(f"min_strength {least.value!r}: {why}", "allow min_strength 'landlock', or lift that: creche doctor tells how")
         return _landlocked(spec, machine, view, why), Strength.LANDLOCK
@@ -47,7 +47,8 @@ def weaken(spec: Spec, machine: Machine, view: HostListing) -> tuple[Spec, Stren
     return spec, Strength.FULL
 
 
-def _no_namespaces(machine: Machine) -> str:
+def no_namespaces(machine: Machine) -> str:
+    """Why no container can be made of namespaces here, in words; empty where nothing is known to be in the way."""
     privileged = "CAP_SYS_ADMIN" in machine.capabilities
     if machine.clone3_refused:
         return f"a seccomp filter around this process refuses clone3 ({os.strerror(machine.clone3_refused)})"
@@ -59,7 +60,9 @@ def _no_namespaces(machine: Machine) -> str:
         return "user namespaces are root's alone (kernel.unprivileged_userns_clone is 0)"
     if machine.apparmor_restrict_userns == 1 and machine.apparmor_label in (None, "unconfined") and not privileged:
         return "AppArmor takes every privilege from user namespaces (kernel.apparmor_restrict_unprivileged_userns is 1)"
-    return "this process is in a chroot, where nobody gets a user namespace" if machine.chrooted else ""
+    if machine.chrooted:
+        return "this process is in a chroot, where nobody gets a user namespace"
+    return machine.refusal
 
 
 def _refuse(rung: Strength, field: str, why: str) -> UnsupportedError:
