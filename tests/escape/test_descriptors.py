@@ -16,7 +16,7 @@ import creche
 from creche import Bind, IdMap, Namespaces, Security, Spec
 from needs import needs
 
-pytestmark = [needs("userns", "native"), pytest.mark.guest]
+pytestmark = needs("userns", "native")
 NO_FILTER = Security(seccomp=None)
 HOST_ROOT: dict[str, Any] = {"uid_map": [IdMap(0, 0, 1)], "gid_map": [IdMap(0, 0, 1)]} if ROOT else {}
 LIST_FDS = "import os; print(sorted(int(n) for n in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{n}')))"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 from escape.boxes import Row, pair, tried_strictly
 
 from needs import needs
 
-pytestmark = [needs("userns", "native"), pytest.mark.guest]
+pytestmark = needs("userns", "native")
 
 ROWS = [
     *(Row(f"F1 unshare of {what}", "EPERM", "no filter") for what in ("a user namespace", "user and mount namespaces", "user and network namespaces", "user and cgroup namespaces")),

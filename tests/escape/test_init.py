@@ -18,7 +18,7 @@ import creche
 from creche import Namespaces, Security, Spec
 from needs import needs
 
-pytestmark = [needs("userns", "native"), pytest.mark.guest]
+pytestmark = needs("userns", "native")
 NO_FILTER = Security(seccomp=None)
 
 #: Attacks on a process by its number: each gives what it achieved, or the errno.

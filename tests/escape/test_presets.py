@@ -13,7 +13,7 @@ import creche
 from creche.spec.presets import PRESETS, preset
 from needs import needs
 
-pytestmark = [needs("userns", "native"), pytest.mark.guest, pytest.mark.slow]
+pytestmark = [needs("userns", "native"), pytest.mark.slow]
 TABLES = {"doors": test_doors.ROWS, "kernel_files": test_kernel_files.ROWS}
 #: Ends its process, or needs another one, which the strict profile does not let it make.
 NOT_STRICT = ("F4", "D3 unmounts /proc/sys in", "D3 remounts /proc/sys in", "D4", "I6 mounts")
