@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What a reset costs beside a new container, and a step in a history of 1, 10 and 60 layers; in turns, medians in milliseconds.
+"""What a reset costs beside a new container, a step in a history of 1, 10 and 60 layers, and branches; in turns, medians in milliseconds.
 
     state.py [--quick] [--runs N]
 """
@@ -42,6 +42,12 @@ async def fresh(spec: Spec) -> None:
         pass
 
 
+async def attempts(box: Container) -> None:
+    async with box.branches(3) as branches:
+        await branches[1].run(["true"])
+        await branches.keep(1)
+
+
 async def measure(runs: int, folder: Path) -> dict[str, list[float]]:
     overlay = Overlay([image(folder)])
     usr = Bind("/usr", "/usr", readonly=True)
@@ -66,6 +72,15 @@ async def measure(runs: int, folder: Path) -> dict[str, list[float]]:
             for n in LAYERS:
                 await box.at(n)
                 found[f"history: undo at {n}"].append(await timed(box.undo))
+            for n in LAYERS:
+                await box.at(n)
+                found[f"history: diff({n})"].append(await timed(lambda n=n: box.diff(n)))  # type: ignore[misc]
+        for n in reversed(LAYERS):  # the layers behind it are forgotten then
+            await box.at(n)
+            for _ in range(runs):
+                found[f"branches(3) of {n} layers, one kept"].append(await timed(lambda: attempts(box)))
+                await box.undo()
+                await box.at(n)
     return found
 
 

@@ -116,7 +116,7 @@ STEP(FS_FD)
 }
 
 /* Layers of an overlay that lie beside each other in slot2: text is their names, each ended by a NUL, first the upper one and
-   its work directory, which are made, then the lower ones from the topmost on. */
+   its work directory, which are made (or none, by no name), then the lower ones from the topmost on. */
 STEP(LAYERS)
 {
 	const char *name = TEXT(c, s), *end = name + s->text_size;
@@ -126,9 +126,11 @@ STEP(LAYERS)
 
 	if (folder < 0)
 		return folder;
-	for (int n = 0; name < end && r >= 0; n++) {
+	for (int n = 0; name < end && r >= 0; n++, name += text_length(name) + 1) {
 		const char *key = n == 0 ? "upperdir" : n == 1 ? "workdir" : "lowerdir+";
 
+		if (n < 2 && !*name)
+			continue;
 		r = n < 2 ? sys3(__NR_mkdirat, folder, name, 0755) : 0;
 		if (r >= 0)
 			r = layer = sys4(__NR_openat, folder, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
@@ -140,7 +142,6 @@ STEP(LAYERS)
 			r = with_log(c, fd, sys5(__NR_fsconfig, fd, FSCONFIG_SET_STRING, key, path, 0));
 		}
 		sys1(__NR_close, layer);
-		name += text_length(name) + 1;
 	}
 	return r;
 }

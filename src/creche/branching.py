@@ -18,6 +18,7 @@ from .wire import control
 
 if TYPE_CHECKING:
     from .container import Container
+    from .grouping import Groups
     from .plan.compile import Context
     from .spec.filesystem import Overlay
     from .spec.spec import Spec
@@ -108,6 +109,7 @@ class Branching:
         _context: Context
         _origin: Origin | None
         _next_name: int
+        _groups: Groups
 
         @property
         def _below(self) -> tuple[str, ...]: ...
@@ -137,7 +139,7 @@ class Branching:
         ...     await branches.keep(1)
         """
         root = self._with_history()
-        Whole(1, MOST, f"a number of branches, {MOST} at most")(n, "n")
+        Whole(1, MOST, "a number of branches")(n, "n")
         self._still()
         made = self._branches = Branches(cast("Container", self))
         try:
@@ -157,6 +159,7 @@ class Branching:
             tree = await self._ask_file(".", verb=control.FILE_TREE)
         try:
             branch._origin = Origin(tree, tuple(f"{BELOW}/{name}" for name in names), room)
+            branch._groups = self._groups.within(BELOW)
             if self._range is not None:  # its files are those of the same ids
                 branch._range = Reserved(self._range.base, self._range.count, os.dup(self._range.fd))
             return await made._stack.enter_async_context(branch)

@@ -18,6 +18,7 @@ from .branching import Branching
 from .channel import Channel
 from .communicate import alone
 from .errors import CrecheError, SpecError
+from .grouping import Groups
 from .keeping import Keeping
 from .lifecycle import CLOSING, TELLING, Action, Event, State, step
 from .limited import Limited, earlier
@@ -78,6 +79,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         self._range: ranges.Reserved | None = None
         self._scratch: str | None = None
         self._origin: Origin | None = None
+        self._groups = Groups()
         self._claims: list[int] = []
         self._group: Group | None = None
         self._subs: dict[int, Sub] = {}

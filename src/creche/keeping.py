@@ -100,14 +100,14 @@ class Keeping:
         with failing("/"):
             return Layer(await self._ask_file("upper", FOLDER, verb=control.FILE_LAYER), Inside(self._ask_file))
 
-    async def _compared(self, root: Overlay, layers: list[Layer], max_files: int) -> list[Change]:
-        """What the first of these layers changed; the root's lower ones are opened behind them, to be closed with them.
+    async def _compared(self, root: Overlay, layers: list[Layer], max_files: int, whole: bool = False) -> list[Change]:
+        """What the first of these layers changed; the root's lower ones are opened behind them (`whole`: they are there), to be closed with them.
 
         What was made for the container's own mounts is no change.
         """
         from .layers import Layer, Reader
 
-        for path in root.lower:
+        for path in () if whole else root.lower:
             with failing(path):
                 layers.append(Layer(os.open(path, FOLDER)))
         targets = ["/proc", "/dev", "/tmp", *(mount.target or "" for mount in self.spec.mounts), *self.spec.devices]

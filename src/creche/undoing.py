@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .errors import CrecheError, UnsupportedError
 from .files import FOLDER, Inside, failing
+from .grouping import Groups
 from .lifecycle import State
 from .plan import steps as st
 from .plan.compile import Context, Plan, compile_layers
@@ -49,8 +50,9 @@ class Undoing:
         _compiled: Spec
         _processes: dict[int, Process]
         _resetting: bool
+        _groups: Groups
 
-        async def _compared(self, root: Overlay, layers: list[Layer], max_files: int) -> list[Change]: ...
+        async def _compared(self, root: Overlay, layers: list[Layer], max_files: int, whole: bool = False) -> list[Change]: ...
         @contextlib.asynccontextmanager
         async def _whole(self) -> AsyncIterator[None]:
             yield
@@ -92,7 +94,7 @@ class Undoing:
         ...     await box.undo()          # or: await box.at(1)
         """
         root = self._with_history()
-        Whole(0, len(self._commands), f"give a number from 0 to {len(self._commands)}, as many layers as there are")(n, "n")
+        Whole(0, len(self._commands), "a number of commands that the history has")(n, "n")
         self._still()
         gone = (*self._pending, *([self._top] if self._fresh else []))
         await self._lay(root, self._first(n))
@@ -109,7 +111,7 @@ class Undoing:
     async def diff(self, n: int, *, max_files: int = 100_000) -> list[Change]:
         """What layer `n` of the history changed, as of `changes`. Raises SpecError for a number that the history does not have."""
         root = self._with_history()
-        Whole(1, len(self._commands), f"give a number from 1 to {len(self._commands)}, as many layers as there are")(n, "n")
+        Whole(1, len(self._commands), "the number of a command in the history")(n, "n")
         return await self._changes_since(root, self._first(n - 1), self._parts[n - 1], max_files)
 
     async def _changes_since(self, root: Overlay, lower: tuple[str, ...], upper: tuple[str, ...], max_files: int) -> list[Change]:
@@ -121,10 +123,11 @@ class Undoing:
         """What the last of these layers changed."""
         from .layers import closing
 
+        group, above = self._groups.below(names[:-1])
         with closing([]) as layers:
-            for name in reversed(names):
+            for name in (names[-1], *reversed(above), *([group] if group else [])):
                 layers.append(await self._layer(name))
-            return await self._compared(root, layers, max_files)
+            return await self._compared(root, layers, max_files, whole=group is not None)
 
     async def _layer(self, name: str) -> Layer:
         from .layers import Layer
@@ -190,9 +193,14 @@ class Undoing:
         assert self._plan is not None and self._machine is not None
         number = self._next_name + 1
         fresh = f"{OWN}/u{number}", f"{OWN}/w{number}"
-        steps = compile_layers(self._compiled, self._machine, self._plan.who, self._context, (*fresh, *reversed((*self._below, *names))))
+        names = (*self._below, *names)
+        due = self._groups.due(names, root.lower)
+        group, above = (f"{OWN}/g{number}", names[len(due) :]) if due else self._groups.below(names)
+        steps = compile_layers(self._compiled, self._machine, self._plan.who, self._context, (*fresh, *reversed(above)), group, due[::-1])
         async with self._whole():
             await self._again(encode(steps), steps)
+        if due and group:
+            self._groups.add(due, group)
         self._next_name, self._fresh, self._touched = number, True, False
 
     async def _freeze(self, root: Overlay) -> tuple[str, ...]:
@@ -248,6 +256,10 @@ class Undoing:
         """Remove the layers that nothing shows any more."""
         from . import trees
 
+        if self._stale:
+            live = {*self._below, *self._pending, self._top, *(name for names in self._parts for name in names)}
+            for place in self._groups.take_stale(live):
+                await self._ask_file(place, verb=control.FILE_UNSTAGE)
         while self._stale:
             name, inside = self._stale[0], Inside(self._ask_file)
             tree = self._tree_of(name)
@@ -269,6 +281,7 @@ class Undoing:
         """After a reset."""
         self._commands, self._parts, self._pending, self._stale = (), (), (), ()
         self._position, self._next_name, self._fresh, self._touched = 0, 1, True, False
+        self._groups = Groups()
 
 
 def _work_of(name: str) -> str:

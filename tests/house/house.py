@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "trees",
         "layers",
         "layering",
+        "grouping",
         "undoing",
         "branching",
         "keeping",

@@ -17,7 +17,7 @@ from .command import Account, Descriptor, Limited, capability_mask, confining_st
 from .guard import guard_steps
 from .ids import RANGE, Identity, identity, map_steps, may_set_groups, no_groups, outside
 from .mounts import MS_PRIVATE, Mounts
-from .pieces import FIRST, UPPER_SIZE, inodes_of, layers_text
+from .pieces import FIRST, RDONLY, UPPER_SIZE, inodes_of, layers_text
 from .renewal import check_history, check_renewable, keeps_sources, keyring_steps, lets_keys
 from .view import View, may_share, view_of
 
@@ -224,9 +224,12 @@ SPARE = 64  # inodes for the directories of one more layer, and of its mounts
 _layers: dict[object, tuple[Spec, Machine, tuple[st.Step, ...]]] = {}
 
 
-def compile_layers(spec: Spec, machine: Machine, who: Identity, context: Context, names: Sequence[str]) -> tuple[st.Step, ...]:
+def compile_layers(
+    spec: Spec, machine: Machine, who: Identity, context: Context, names: Sequence[str], group: str | None = None, members: Sequence[str] = (),
+) -> tuple[st.Step, ...]:  # fmt: skip
     """What the init does to have these layers of a history in its root: a new one to be written to, its work directory, the lower
-    ones from the topmost on.
+    ones from the topmost on. With `group` that is the lowest, in place of the Spec's own: an overlay of layers and these, mounted there
+    before, or made first of its `members`, the topmost first.
     """
     key = id(spec), id(machine), who.idmaps, context.room
     found = _layers.get(key)
@@ -241,7 +244,18 @@ def compile_layers(spec: Spec, machine: Machine, who: Identity, context: Context
             st.Keep(slot=st.ROOT), st.Room(slot=st.LAYERS, a=most, blame="rootfs.history"),
         )  # fmt: skip
         found = _layers[key] = spec, machine, steps  # kept with it, so that their ids stay theirs
-    return _with_layers(found[2], names)
+    steps = found[2]
+    if group is None:
+        return _with_layers(steps, names)
+    begin = next(index for index, step in enumerate(steps) if isinstance(step, st.FsOpen))
+    end = next(index for index, step in enumerate(steps) if isinstance(step, st.FsMount))
+    made: tuple[st.Step, ...] = ()
+    if members:
+        mount = evolve(steps[end], a=steps[end].a | RDONLY)
+        stage = st.Stage(slot=mount.slot, slot2=st.LAYERS, text=group, blame="rootfs.history")
+        made = (*_with_layers(steps[begin:end], ("", "", *members)), mount, stage)
+    over = tuple(step for step in steps[begin : end + 1] if not isinstance(step, st.FsFd))
+    return (*steps[:begin], *made, *_with_layers(over, (*names, group)), *steps[end + 1 :])
 
 
 def _with_layers(steps: tuple[st.Step, ...], names: Sequence[str]) -> tuple[st.Step, ...]:

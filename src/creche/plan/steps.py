@@ -82,7 +82,7 @@ class FsOpen(Step): "`slot` becomes the context of a new file system of type `te
 class FsString(Step): "Sets the parameter `text` to `text2`."; op = "FS_STRING"
 class FsFlag(Step): "Sets the flag `text`."; op = "FS_FLAG"
 class FsFd(Step): "Sets the parameter `text` to the path of what slot2 holds."; op = "FS_FD"
-class Layers(Step): "Gives an overlay the layers of the names `text` below slot2: the upper one and its work directory, which are made, then the lower ones."; op = "LAYERS"
+class Layers(Step): "Gives an overlay the layers of the names `text` below slot2: the upper one and its work directory, which are made (no names: none), then the lower ones."; op = "LAYERS"
 class Room(Step): "Lets the tmpfs in `slot` have `b` inodes more than it uses, and `a` at least."; op = "ROOM"
 class FsMount(Step): "`slot` turns from a context into a detached mount with the attributes `a`."; op = "FS_MOUNT"
 class FsReadOnly(Step): "The file system of the mount in `slot` itself becomes read-only: every mount of it is, for good."; op = "FS_READ_ONLY"
