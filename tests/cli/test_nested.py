@@ -1,10 +1,12 @@
 """Containers started where containers are half forbidden: they start, or the one sentence names what is in the way."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import machine_surroundings as around
 import pytest
@@ -128,3 +130,20 @@ class TestInsideCreche:
         status, said = start(*RUN, *self.SEEN, *self.OPEN)
         assert (status, "CAP_SETFCAP" in said) == (125, True), said
         assert start(*RUN, "--cap-add", "setfcap", *self.SEEN, *self.OPEN) == (0, "started\n")
+
+    def test_the_doctor_tells_both_apart(self) -> None:
+        """In a default container what forbids it, by name; in the documented one nothing that a container needs."""
+
+        def told(*options: str) -> dict[str, dict[str, Any]]:
+            inner = (sys.executable, "-m", "creche.cli", "doctor", "--json", "--quick")
+            run = subprocess.run(
+                [*RUN, *options, *inner], capture_output=True, text=True, check=False, timeout=60
+            )
+            return {finding["name"]: finding for finding in json.loads(run.stdout)["findings"]}
+
+        closed = told(*self.SEEN)
+        assert closed["outer seccomp filter"]["state"] == "no"
+        assert "clone3 (ENOSYS" in closed["outer seccomp filter"]["found"]
+        opened = told("-u", "1000", *self.SEEN, *self.OPEN)
+        assert opened["outer seccomp filter"]["state"] == opened["user"]["state"] == "yes"
+        assert "proc" in opened["file systems"]["found"]

@@ -122,6 +122,41 @@ def test_ctrl_d_ends_the_input(window: Window) -> None:
     window.line("status 0")
 
 
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("sh -c 'exit 7'", 7),
+        ("sh -c 'kill -KILL $$'", 137),
+        ("--timeout 0.7 sleep 60", 124),
+        ("--no-such-option true", 125),
+        ("/etc/passwd", 126),
+        ("/no/such/program", 127),
+    ],
+)
+def test_exit_statuses(window: Window, words: str, status: int) -> None:
+    """The same as without a terminal, and the terminal is as it was after each."""
+    window.type(
+        f"stty -g > before; creche run {words}; echo status $?; stty -g | cmp - before && echo the same"
+    )
+    window.line(f"status {status}")
+    window.line("the same")
+
+
+def test_in_the_background(window: Window) -> None:
+    """The terminal is the shell's then: its modes are left alone, and what the command prints comes."""
+    window.type("stty -g > before; creche run sh -c 'test -t 1 && echo begun; read x; echo got $x' &")
+    window.until(lambda screen: any(line.endswith("begun") for line in screen.splitlines()))  # behind the prompt
+    window.type("stty -g | cmp - before && echo the same")
+    window.line("the same")
+    window.type("fg")
+    window.until(lambda screen: screen.splitlines()[-1].startswith("creche run"))
+    window.type("a word")
+    window.line("got a word")
+    window.until(lambda screen: screen.endswith("outer>"))
+    window.type("stty -g | cmp - before && echo still the same")
+    window.line("still the same")
+
+
 class TestWithoutATerminalOfItsOwn:
     """--no-tty on a terminal: our own line discipline turns keys into signals, and we hand those on."""
 
