@@ -1,6 +1,8 @@
 """Supervision and jobs in ratios: many ready against bare spawns, a death to the next exec, a durable queue to one in memory.
 
-    python benchmarks/supervise.py [--children 300] [--loop asyncio|trio]
+    python benchmarks/supervise.py [--children 300] [--loop asyncio|uvloop|trio]
+    python benchmarks/supervise.py --deaths 600 [--children 300]     # memory and descriptors under random deaths, for so many seconds
+    python benchmarks/supervise.py --reloads 50                      # a web application's workers replaced, under load
 
 Each figure stands beside the floor that it is measured against in the same run, on the same machine.
 """
@@ -8,23 +10,43 @@ Each figure stands beside the floor that it is measured against in the same run,
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import logging
 import os
 import random
 import resource
 import signal
+import socket
 import statistics
 import tempfile
 import time
-from functools import partial
 
 import anyio
+from attrs import evolve
 
 from creche import ChildSpec, Container, JobQueue, Spec, Supervisor
 from creche.results import Exit, Reason, Result, Usage
-from creche.supervisor import ChildReady, ChildSpawned
+from creche.supervisor import Backoff, ChildReady, ChildSpawned, Line
 
 SPEC = Spec(["sleep", "1000"])
+ECHO = """
+import select, signal, socket
+listener = socket.socket(fileno=3)
+listener.setblocking(False)
+stopping = []
+signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
+print("up", flush=True)
+while not stopping:
+    if select.select([listener], [], [], 0.01)[0]:
+        try:
+            connection, _ = listener.accept()
+        except BlockingIOError:
+            continue
+        connection.setblocking(True)
+        with connection:
+            connection.sendall(connection.recv(1000))
+"""
 
 
 async def bare(count: int) -> float:
@@ -93,6 +115,70 @@ async def spawned() -> float:
     return statistics.median(times) * 1e3
 
 
+async def deaths(count: int, seconds: float) -> None:
+    """What a supervisor holds while random children of it die, each ten seconds."""
+
+    def held() -> tuple[float, int]:
+        gc.collect()
+        with open("/proc/self/statm") as file:
+            pages = int(file.read().split()[1])
+        return pages * resource.getpagesize() / 2**20, len(os.listdir("/proc/self/fd"))
+
+    child = ChildSpec("w", SPEC, count=count, shutdown=0, backoff=Backoff(first=0.01, most=0.05))
+    async with Supervisor([child], intensity=None) as sup:
+        await sup.wait_ready()
+        killed, began, told = 0, time.monotonic(), 0.0
+        before = None
+        while (now := time.monotonic() - began) < seconds:
+            if now >= told:
+                await sup.wait_ready()
+                mib, fds = held()
+                # At first the records of the children's last lives fill: what counts is what comes after.
+                if before is None and now >= seconds / 5:
+                    before = mib
+                change = f", {mib / before - 1:+.2%}" if before else ""
+                print(f"{now:5.0f} s: {killed} deaths, {mib:.1f} MiB{change}, {fds} descriptors", flush=True)
+                told = now + 10
+            pid = sup[f"w.{random.randint(1, count)}"].pid
+            if pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    killed += 1
+            await anyio.sleep(0.02)
+
+
+async def reloads(times: int) -> None:
+    """Two workers on a socket of the supervisor's, replaced one after the other while four clients ask without a pause."""
+    failed, answered = 0, 0
+
+    async def load(address: tuple[str, int]) -> None:
+        nonlocal failed, answered
+        while True:
+            try:
+                async with await anyio.connect_tcp(*address) as stream:
+                    await stream.send(b"hello")
+                    answer = await stream.receive()
+                failed += answer != b"hello"
+                answered += 1
+            except (OSError, anyio.EndOfStream, anyio.BrokenResourceError):
+                failed += 1
+
+    with socket.create_server(("127.0.0.1", 0), backlog=1000) as listener:
+        spec = Spec(["python3", "-u", "-c", ECHO, "0"])
+        child = ChildSpec("web", spec, count=2, listen=["web"], readiness=Line("up"))
+        async with Supervisor([child], sockets={"web": listener}) as sup:
+            await sup.wait_ready()
+            async with anyio.create_task_group() as tasks:
+                for _ in range(4):
+                    tasks.start_soon(load, listener.getsockname())
+                for number in range(times):
+                    command = ["python3", "-u", "-c", ECHO, str(number + 1)]
+                    told = await sup.reload([evolve(child, spec=evolve(spec, command=command))])
+                    assert told.changed == ("web.1", "web.2"), told
+                tasks.cancel_scope.cancel()
+    print(f"{times} rolling reloads under load: {answered} requests answered, {failed} failed")
+
+
 async def _ten_ms(
     spec: Spec, *, input: bytes | None, timeout: float | None, max_output: int | None
 ) -> Result:
@@ -117,27 +203,39 @@ async def throughput(path: str | None, jobs: int) -> float:
 
 
 async def queues() -> None:
-    """The durable queue against the one in memory, the better of three runs each."""
-    memory = max([await throughput(None, 400) for _ in range(3)])
-    durable = 0.0
-    for _ in range(3):
+    """The durable queue against the one in memory, in turns: the median of their ratios."""
+    ratios, memory, durable = [], 0.0, 0.0
+    for _ in range(5):
+        memory = await throughput(None, 400)
         with tempfile.TemporaryDirectory() as folder:
-            durable = max(durable, await throughput(f"{folder}/jobs.db", 400))
-    print(f"jobs of 10 ms: {durable:.0f}/s durable, {memory:.0f}/s in memory, ratio {durable / memory:.2f}")
+            durable = await throughput(f"{folder}/jobs.db", 400)
+        ratios.append(durable / memory)
+    print(
+        f"jobs of 10 ms: ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f});"
+        f" last {durable:.0f}/s durable, {memory:.0f}/s in memory"
+    )
 
 
-async def main(children: int) -> None:
-    """All of it."""
+async def main(given: argparse.Namespace) -> None:
+    """What was asked for."""
     logging.getLogger("creche.supervisor").setLevel(logging.CRITICAL)
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    await supervised(children)
-    await queues()
+    if given.deaths:
+        await deaths(given.children, given.deaths)
+    elif given.reloads:
+        await reloads(given.reloads)
+    else:
+        await supervised(given.children)
+        await queues()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--children", type=int, default=300)
-    parser.add_argument("--loop", choices=["asyncio", "trio"], default="asyncio")
+    parser.add_argument("--loop", choices=["asyncio", "uvloop", "trio"], default="asyncio")
+    parser.add_argument("--deaths", type=float, metavar="SECONDS")
+    parser.add_argument("--reloads", type=int, metavar="TIMES")
     given = parser.parse_args()
-    anyio.run(partial(main, given.children), backend=given.loop)
+    options = {"use_uvloop": given.loop == "uvloop"} if given.loop != "trio" else None
+    anyio.run(main, given, backend="trio" if given.loop == "trio" else "asyncio", backend_options=options)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import sqlite3
 
 import anyio
@@ -333,6 +335,28 @@ async def test_large_output_lies_beside_the_file(file, runner):
         assert kept.read_bytes() == b"x" * 100
 
 
+@pytest.mark.parametrize("synchronous", ["full", "normal"])
+async def test_in_full_mode_large_output_is_on_the_disk_before_its_job_is_done(
+    file, runner, monkeypatch, synchronous
+):
+    """What a power cut leaves cannot be tried here: the calls that it depends on are looked at, and their order."""
+    synced = []
+
+    def fsync(fd, real=os.fsync):
+        with contextlib.closing(sqlite3.connect(file)) as other:
+            (done,) = other.execute("SELECT count(*) FROM jobs WHERE state = 3").fetchone()
+        synced.append((os.readlink(f"/proc/self/fd/{fd}"), done))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    async with JobQueue(file, workers=1, runner=runner, inline=10, synchronous=synchronous) as queue:
+        job = await queue.submit(["echo", "x" * 100])
+        result = await job.result()
+    (output,) = result.files
+    before = [(str(path), 0) for path in (output, output.parent, file.parent)]
+    assert synced == (before if synchronous == "full" else [])
+
+
 async def test_a_job_that_cannot_be_written_down_is_refused_for_a_file(file, runner):
     async with JobQueue(file, workers=1, runner=runner) as queue:
         with pytest.raises(SpecError, match="tag"):
@@ -390,6 +414,25 @@ async def test_a_full_disk_is_told_and_what_ended_meanwhile_is_kept(file, runner
         assert (await job.result()).ok
         await queue.join()
         assert (await queue.progress()).finished == before
+
+
+async def test_a_disk_that_is_full_for_large_output_alone_loses_nothing(file, runner, monkeypatch, caplog):
+    from creche.jobs import engine
+
+    monkeypatch.setattr(engine, "REST", 0.05)
+    out = file.with_name("jobs.db.out")
+    out.mkdir()
+    (out / "1-1.stdout").symlink_to("/dev/full")
+    async with JobQueue(file, workers=1, runner=runner, inline=10) as queue:
+        job = await queue.submit(["echo", "x" * 100])
+        other = await queue.submit(["echo", "y"])
+        with anyio.fail_after(10):
+            while "No space left" not in caplog.text:
+                await anyio.sleep(0.01)
+            (out / "1-1.stdout").unlink()
+            assert (await job.result()).stdout == b"x" * 100
+            assert (await other.result()).attempt == 1
+    assert runner.log == ["echo " + "x" * 100, "echo y"]
 
 
 async def test_an_unreadable_job_does_not_stop_the_others(file, runner):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import attrs
 from attrs import frozen
 
-from creche.errors import SpecError
+from creche.errors import FileError, SpecError
 from creche.jobs.values import JobResult, Outcome, Retry
 from creche.results import Exit, Reason, Result, Usage
 from creche.spec import Spec
@@ -127,19 +128,45 @@ def load_result(row: sqlite3.Row, folder: Folder, tag: Any) -> JobResult:
     )
 
 
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 @frozen
 class Folder:
-    """The folder beside the queue's file in which large output lies; without one, all of it stays in the rows."""
+    """The folder beside the queue's file in which large output lies; without one, all of it stays in the rows.
+
+    With `synced`, what is kept is on the disk, name and all, before its row is: else a power cut could leave the row alone.
+    """
 
     path: Path | None
     inline: int
+    synced: bool = False
 
     def keep(self, job: int, attempt: int, name: str, data: bytes) -> bytes | None:
-        """What goes into the row: the bytes, or None once they are in a file, under a name that no other try has."""
+        """What goes into the row: the bytes, or None once they are in a file, under a name that no other try has.
+
+        Raises FileError where they can't be written, the disk being full, say.
+        """
         if self.path is None or len(data) <= self.inline:
             return data
-        self.path.mkdir(mode=0o700, exist_ok=True)
-        (self.path / f"{job}-{attempt}.{name}").write_bytes(data)
+        path = self.path / f"{job}-{attempt}.{name}"
+        try:
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            with open(path, "wb") as file:
+                file.write(data)
+                if self.synced:
+                    file.flush()
+                    os.fsync(file.fileno())
+            if self.synced:
+                for folder in (self.path, self.path.parent):  # a file's name is its folder's: fsync(2)
+                    _sync(folder)
+        except OSError as error:
+            raise FileError(str(path), error.errno) from error
         return None
 
     def find(self, row: sqlite3.Row, name: str) -> bytes | Path:

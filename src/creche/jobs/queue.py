@@ -73,6 +73,8 @@ class JobQueue:
     - `retry`: for jobs that give none. `inline`: output beyond so many bytes lies in files beside the queue's.
     - `keep`: how many finished jobs are kept, the latest; None keeps all.
     - `lease`: seconds after which a process that shares the file and does nothing any more loses its jobs.
+    - `synchronous`: "normal" holds against the death of processes; "full" against power cuts as well, for an fsync(2)
+      each time something is written down.
     - `runner`: what runs a job, `creche.run` by default.
 
     Leaving the block ends what runs; with a file it goes back into the queue. `join()` before that waits for all.
@@ -112,7 +114,7 @@ class JobQueue:
         self._retry = retry or Retry()
         self.keep = keep
         beside = (lambda end: self.path.with_name(self.path.name + end)) if self.path else (lambda end: None)
-        self._folder = Folder(beside(".out"), inline)
+        self._folder = Folder(beside(".out"), inline, synced=synchronous == "full")
         self._owner = Owner(beside(".owners"), lease)
         self._store = Store(self.path, synchronous)
         self._objects: dict[int, Payload] = {}

@@ -33,8 +33,9 @@ class Store:
     """The queue's file (WAL mode), or with `path=None` its memory.
 
     What is asked while a commit is under way goes into the next one together: a commit costs the same for one job
-    and for a hundred. When `do` has returned, it is in the file; a killed process loses nothing of it, and with
-    `synchronous="full"` neither does a power cut.
+    and for a hundred. When `do` has returned, it is in the file: a killed process loses nothing of it. A power cut may take
+    what was committed last, and leaves a file that is whole, without these; with `synchronous="full"` it takes nothing
+    (https://www.sqlite.org/pragma.html#pragma_synchronous).
     """
 
     def __init__(self, path: Path | None, synchronous: str) -> None:
