@@ -51,7 +51,7 @@ enum {
 	CRECHE_KEEP_SLOT = 8,           /* ATTACH: the slot is used again */
 	CRECHE_WRITABLE = 16,           /* FILE: stays writable while built */
 	CRECHE_INSIDE = 32,             /* OPEN, OPEN_TREE: the path is resolved in the container's root */
-	CRECHE_NO_LINK = 64,            /* ATTACH: what is there must be a directory, not a link to one */
+	CRECHE_NO_LINK = 64,            /* ATTACH: what is there must be a directory, not a link to one; MASK, READ_ONLY: one name, which is no link */
 	CRECHE_GROUP_MAP = 128,         /* MAP, MAP_TOOL: gid_map rather than uid_map */
 	CRECHE_DENY_SETGROUPS = 256,    /* MAP: write "deny" to setgroups first: user_namespaces(7) */
 	CRECHE_NO_ROOT = 512,           /* CAPABILITIES: uid 0 gains nothing by exec (SECBIT_NOROOT, locked) */
@@ -136,6 +136,7 @@ enum {
 	CRECHE_SPAWN_INIT = 1,          /* process 1 is our init, executed from memory */
 	CRECHE_SPAWN_COPY = 2,          /* the child gets a copy of the memory */
 	CRECHE_SPAWN_AMBIENT = 4,       /* capabilities in a user namespace outlive the exec of the init */
+	CRECHE_SPAWN_AT_ONCE = 8,       /* which needs no maps for that, and does not wait for them */
 };
 enum { CRECHE_QUEUED, CRECHE_CLONING, CRECHE_WAITING, CRECHE_RUNNING, CRECHE_DEAD };
 

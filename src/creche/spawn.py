@@ -18,7 +18,7 @@ from .wire.encode import encode, encode_command, encode_setup
 __all__ = ["SHORT", "Job", "exhausted", "reap"]
 
 PARENT, SETUP, COMMAND = 0, 2, 3
-SPAWN_INIT, SPAWN_COPY, SPAWN_AMBIENT = 1, 2, 4
+SPAWN_INIT, SPAWN_COPY, SPAWN_AMBIENT, SPAWN_AT_ONCE = 1, 2, 4, 8
 CLONING, RUNNING, DEAD = 1, 3, 4
 NS_GET_NSTYPE = 0xB703  # ioctl_nsfs(2)
 
@@ -58,7 +58,7 @@ class Job:
         self.plan = plan
         self.pidfd = -1
         joins = open_joins(plan)
-        flags = (SPAWN_INIT if plan.init else 0) | (SPAWN_AMBIENT if plan.ambient else 0)
+        flags = (SPAWN_INIT if plan.init else 0) | (SPAWN_AMBIENT if plan.ambient else 0) | (SPAWN_AT_ONCE if plan.at_once else 0)
         if not plan.init or joins:
             flags |= SPAWN_COPY
         control, error = ffi.new("int *"), ffi.new("int *")
