@@ -38,6 +38,7 @@ enum {
 	CRECHE_MAX_STEPS = 8192,
 	CRECHE_MAX_COMMANDS = 1024,     /* alive in one container at a time */
 	CRECHE_TEXT = 224,
+	CRECHE_BRIEF_US = 1000,
 };
 
 /* VIEW is added to another: of the process that made what a HostView shares. */
@@ -111,6 +112,7 @@ enum {
 	CRECHE_BLOB_MEMFD = 4,          /* the first descriptor is the Plan */
 	CRECHE_QUIET = 8,               /* SETUP: a command follows, whose start says READY too */
 	CRECHE_RUN_LISTENER = 16,       /* its filter has a listener, which travels with STARTED as the last descriptor */
+	CRECHE_RUN_BRIEF = 32,          /* where it ends within CRECHE_BRIEF_US, EXITED alone says that it started, too */
 };
 
 /* What the sendmsg that hands a listener over bears in its unused arguments 4 and 5: the filter with the listener lets that one

@@ -68,6 +68,8 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         self._sources = sources
         self._state = State.NEW
         self._main: Process | None = None
+        self._input: bytes | None = None  # what the main command finds in its stdin
+        self._brief = False  # the main command may have ended before anybody looks
         self._processes: dict[int, Process] = {}
         self._next = 2
         self._job: Job | None = None
@@ -178,13 +180,15 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
             self._ready = True
         elif reply.type in (control.FAILED, control.START_FAILED):
             if reply.type == control.FAILED or process is self._main:
+                assert reply.failure is not None
                 self._failure = (reply.id, reply.failure)
             if process is not None:
                 process.failure = reply.failure
         elif reply.type == control.STARTED and process is not None and not process.started:
             self._ready = True
             process._on_started(fds, pid)
-        elif reply.type == control.EXITED and process is not None and process.started:
+        elif reply.type == control.EXITED and process is not None and (process.started or process.brief):
+            self._ready = True
             process._on_exited(reply, self._kills_of(reply.id))
             self._leave(reply.id)
         elif reply.type == control.OPENED and reply.id in self._asked:
@@ -298,7 +302,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         alone = not self.spec.has_init and status >= 0
         usage = commands.usage_of(used, time.monotonic() - self._began, alone)
         for process in self._processes.values():
-            if process.started or alone:
+            if process.started or alone or (process.brief and process._killing):
                 process._ended(status if alone else None, usage if alone else process.last_seen(usage), self._oom_kills())
         for ident in list(self._subs):
             self._leave(ident)

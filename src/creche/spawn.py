@@ -12,7 +12,7 @@ from ._native import ffi, lib
 from .errors import SpawnError, SpecError
 from .plan.command import listens
 from .plan.compile import CLONE, Plan
-from .wire.control import RUN_LISTENER, RUN_MAIN, RUN_PTY, Failure, failure_of
+from .wire.control import RUN_BRIEF, RUN_LISTENER, RUN_MAIN, RUN_PTY, Failure, failure_of
 from .wire.encode import encode, encode_command, encode_setup
 
 __all__ = ["SHORT", "Job", "exhausted", "reap"]
@@ -54,7 +54,7 @@ def open_joins(plan: Plan) -> list[int]:
 class Job:
     """One spawn under way. Its control socket (`socket`) tells the loop all there is to tell."""
 
-    def __init__(self, plan: Plan, *, setup_fds: list[int], parent_fds: list[int], command_fds: list[int], tty: tuple[int, int] | None) -> None:
+    def __init__(self, plan: Plan, *, setup_fds: list[int], parent_fds: list[int], command_fds: list[int], tty: tuple[int, int] | None, brief: bool = False) -> None:
         self.plan = plan
         self.pidfd = -1
         joins = open_joins(plan)
@@ -80,7 +80,7 @@ class Job:
             if plan.command:
                 self._plan(COMMAND, encode_command(plan.command), command_fds)
                 rows, columns = tty or (0, 0)
-                lib.creche_job_run(self._job, RUN_MAIN | (RUN_PTY if tty else 0) | (RUN_LISTENER if listens(plan.command) else 0), rows, columns)
+                lib.creche_job_run(self._job, RUN_MAIN | (RUN_PTY if tty else 0) | (RUN_BRIEF if brief else 0) | (RUN_LISTENER if listens(plan.command) else 0), rows, columns)
             self._check(lib.creche_job_submit(self._job))
         except BaseException:
             self.free()

@@ -68,6 +68,8 @@ class Starting:
         spec: Spec
         id: str
         _main: Process | None
+        _input: bytes | None
+        _brief: bool
         _processes: dict[int, Process]
         _job: Job | None
         _channel: Channel | None
@@ -134,6 +136,9 @@ class Starting:
         self._compiled = commands.without_missing(spec)
         plan = self._plan = compile(self._compiled, machine, self._context)
         main.listens = listens(plan.command)
+        if self._input is not None and plumbing.stdin is not None:
+            plumbing.feed(self._input)
+        main.brief = self._brief and bool(plan.command) and spec.has_init and spec.tty is None and not main.listens and not plumbing.unsent
         if plan.command and plan.who.private:
             account = commands.account(spec, machine, plan)
             if account is not None:
@@ -141,7 +146,7 @@ class Starting:
         await anyio.lowlevel.checkpoint_if_cancelled()
         self._job = Job(
             plan, setup_fds=[*([self._range.fd] if self._range else []), *([] if origin is None else [origin.tree])], parent_fds=[],
-            command_fds=[*plumbing.child, *cgroup_fds], tty=spec.tty,
+            command_fds=[*plumbing.child, *cgroup_fds], tty=spec.tty, brief=main.brief,
         )  # fmt: skip
         self._channel = Channel(self._job.socket, self._handle)
         if plan.command:
