@@ -209,9 +209,7 @@ static void hear(struct command *command)
 		keep_back(command);
 		return;
 	}
-	if (command->failed)
-		reply_failure(CRECHE_START_FAILED, command->id, &birth->failure);
-	else
+	if (!command->failed) /* else it is dying, and told of once it is buried: whoever cancelled its start finds nothing left */
 		reply(&started, fds, count, command->pid);
 	while (count)
 		sys1(__NR_close, fds[--count]);
@@ -258,7 +256,9 @@ static int reap(void)
 			uint32_t flags = command->flags;
 			command->pid = 0;
 			need_not_tell(command);
-			if (!command->failed) {
+			if (command->failed)
+				reply_failure(CRECHE_START_FAILED, command->id, &births[command - commands].failure);
+			else {
 				struct creche_reply message = {
 					.type = CRECHE_EXITED, .id = command->id, .status = status,
 					.user_us = (uint64_t)(usage.user.sec * 1000000 + usage.user.us),
