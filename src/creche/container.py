@@ -68,8 +68,6 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         self._sources = sources
         self._state = State.NEW
         self._main: Process | None = None
-        self._input: bytes | None = None  # what the main command finds in its stdin
-        self._brief = False  # the main command may have ended before anybody looks
         self._processes: dict[int, Process] = {}
         self._next = 2
         self._job: Job | None = None
@@ -286,15 +284,16 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
             self._buried(*found)
         return True
 
-    async def _readable(self) -> None:
+    def _due(self) -> anyio.CancelScope:
+        """A wait in it ends when whoever waits must look at the clock: `_alarm`."""
         at = earlier(self._processes[1]._alarm_at, self._cpu_alarm())
-        with (
-            anyio.move_on_after(None if at is None else max(0.0, at - time.monotonic())),
-            contextlib.suppress(anyio.ClosedResourceError),  # nudged: a grace was set
-        ):
+        return anyio.move_on_after(None if at is None else max(0.0, at - time.monotonic()))
+
+    async def _readable(self) -> None:
+        with self._due() as late, contextlib.suppress(anyio.ClosedResourceError):  # nudged: a grace was set
             await anyio.wait_readable(self._pidfd)
-            return
-        self._alarm(self._processes[1])
+        if late.cancelled_caught:
+            self._alarm(self._processes[1])
 
     def _buried(self, status: int, used: tuple[int, ...]) -> None:
         """All is dead: the last messages are in the socket, and the commands that sent none died with the init."""

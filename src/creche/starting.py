@@ -68,8 +68,6 @@ class Starting:
         spec: Spec
         id: str
         _main: Process | None
-        _input: bytes | None
-        _brief: bool
         _processes: dict[int, Process]
         _job: Job | None
         _channel: Channel | None
@@ -93,6 +91,9 @@ class Starting:
 
         def _handle(self, reply: Reply, fds: list[int], pid: int) -> None: ...
         async def _execute(self, process: Process, spec: Spec, plumbing: Plumbing, cgroup_fds: list[int], context: Context, *, main: bool, program: bool = False) -> None: ...
+
+    _input: bytes | None = None  # what the main command finds in its stdin
+    _brief = False  # the main command may have ended before anybody looks
 
     @property
     def strength(self) -> Strength:
