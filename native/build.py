@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from cffi import FFI
 HERE = Path(__file__).resolve().parent
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
 SHARED = ["interp.c", "step_fs.c", "step_place.c", "step_id.c", "step_idmap.c", "step_fd.c", "step_sec.c", "message.c"]
-INIT = ["init.c", "init_begin.c", "init_brief.c", "init_files.c", "init_listen.c", "init_self.c", "init_talk.c"]
+INIT = ["init.c", "init_begin.c", "init_files.c", "init_listen.c", "init_self.c", "init_talk.c"]
 PROBE = ["probe.c"]
 LIBRARY = [*SHARED, "child.c", "spawn.c", "room.c", "low.c", "probing.c", "pool.c", "view.c", "calls.c"]
-HEADERS = ["abi.h", "sys.h", "interp.h", "message.h", "spawn.h", "pool.h", "init_brief.h", "init_files.h", "init_listen.h", "init_self.h", "init_talk.h"]
+HEADERS = ["abi.h", "sys.h", "interp.h", "message.h", "spawn.h", "pool.h", "init_files.h", "init_listen.h", "init_self.h", "init_talk.h"]
 INIT_FLAGS = [
     "-std=gnu11", "-Os", "-static", "-nostdlib", "-nostartfiles", "-ffreestanding", "-fno-stack-protector", "-fno-builtin",
     "-fno-asynchronous-unwind-tables", "-fno-pic", "-no-pie", "-fcf-protection=none", "-fno-strict-aliasing",
@@ -27,12 +28,15 @@ INIT_FLAGS = [
 
 
 def compiler() -> list[str]:
-    """The C compiler as a command, or an exit that says what to install."""
+    """The C compiler as a command, or an exit that says what to install: without it, or without Python's headers."""
     command = os.environ.get("CC", "cc").split()
     if not sys.platform.startswith("linux"):
         raise SystemExit("creche needs Linux: it is made of namespaces, cgroups and pidfds")
     if shutil.which(command[0]) is None:
         raise SystemExit(f"creche needs a C compiler to build and finds no {command[0]!r}: apt-get install gcc python3-dev")
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    if not header.exists():
+        raise SystemExit(f"creche needs Python's headers to build and finds no {header}: apt-get install gcc python3-dev")
     return command
 
 

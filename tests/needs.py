@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -365,6 +366,15 @@ def _disk() -> str | None:
 def _swap() -> str | None:
     """A file that is ours to swap to for a while: no test switches the machine's own swap."""
     return None if "CRECHE_SWAP" in os.environ else "a file to swap to in $CRECHE_SWAP, as the guests have it"
+
+
+@_need("registry")
+def _registry() -> str | None:
+    """Packages by pip: asked for a small one that creche itself depends on."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--retries=0", "--timeout=15", "-d", folder, "jeepney"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    return "pip, and a package registry that it reaches" if done.returncode else None
 
 
 @_need("hugetlb")

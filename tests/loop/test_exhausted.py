@@ -135,7 +135,7 @@ async def test_rubbish_at_any_point_is_an_end_and_no_hang(monkeypatch, at):
     with anyio.fail_after(BOUND):
         try:
             async with Container(Spec(SLEEPER)) as box:
-                result = await box.run(["sleep", "0.05"])
+                result = await box.run(["true"])
                 assert result.exit.reason is Reason.LOST
         except CrecheError as error:
             assert str(error)
@@ -148,8 +148,7 @@ async def test_rubbish_while_others_wait(monkeypatch):
         monkeypatch.setattr(control, "decode", lambda data: None)
         with anyio.fail_after(BOUND):
             with pytest.raises(CrecheError):
-                async with box.open(["true"]):
-                    pass
+                await box.run(["true"])
             exit = await box
         assert exit.reason is Reason.LOST
 
