@@ -15,7 +15,7 @@ from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
-SHARED = ["interp.c", "step_fs.c", "step_place.c", "step_id.c", "step_idmap.c", "step_fd.c", "step_sec.c", "message.c"]
+SHARED = ["interp.c", "step_fs.c", "step_place.c", "step_id.c", "step_idmap.c", "step_unowned.c", "step_fd.c", "step_sec.c", "message.c"]
 INIT = ["init.c", "init_begin.c", "init_files.c", "init_listen.c", "init_self.c", "init_talk.c"]
 PROBE = ["probe.c"]
 LIBRARY = [*SHARED, "child.c", "spawn.c", "room.c", "low.c", "probing.c", "pool.c", "view.c", "calls.c"]

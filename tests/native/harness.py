@@ -8,7 +8,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 NATIVE = HERE.parent.parent / "native"
-INTERPRETER = ["interp.c", "step_fs.c", "step_place.c", "step_id.c", "step_idmap.c", "step_fd.c", "step_sec.c", "message.c"]
+INTERPRETER = ["interp.c", "step_fs.c", "step_place.c", "step_id.c", "step_idmap.c", "step_unowned.c", "step_fd.c", "step_sec.c", "message.c"]
 
 
 def build(folder: Path, program: str, sources: list[str], *options: str, compiler: str = "cc", sanitize: str = "address,undefined") -> Path:

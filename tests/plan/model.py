@@ -12,7 +12,7 @@ from creche.spec import Spec
 HOST_PATHS = (st.OpenTree,)
 MOUNTS = (
     st.FsOpen, st.FsString, st.FsFlag, st.FsFd, st.FsMount, st.OverlayOld, st.Stage, st.Unstage, st.Root, st.Attach, st.Mask, st.ReadOnly,
-    st.MountAttr, st.LinkTree, st.MakeDirectory, st.MakeFile, st.MakeSymlink, st.Pivot, st.OpenTree, st.Propagation,
+    st.MountAttr, st.Unowned, st.LinkTree, st.MakeDirectory, st.MakeFile, st.MakeSymlink, st.Pivot, st.OpenTree, st.Propagation,
 )  # fmt: skip
 BEFORE_PRIVILEGE_GOES = (st.Pty, st.Own, st.Cgroup, st.Unshare, st.Rlimit, st.Nice, st.Write, st.Groups, st.User)
 
@@ -77,7 +77,7 @@ def view(plan: Plan, spec: Spec) -> None:
     for step in plan.view.setup:
         _setup_step(m, step, plan, spec)
     kinds = [type(step) for step in plan.view.setup]
-    must(kinds[-3:] == [st.FsReadOnly, st.MountAttr, st.Keep], "it is given away before it is read-only for good")
+    must(kinds[-4:] == [st.Unowned, st.FsReadOnly, st.MountAttr, st.Keep], "it is given away before it is nobody's and read-only for good")
     must(st.GIVEN in m.kept, "it is not given away")
 
 

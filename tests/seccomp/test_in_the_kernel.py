@@ -66,6 +66,9 @@ REFUSED = [
     ("ioctl", (-1, 0x5412 | UPPER, 0), errno.EPERM),
     ("ioctl", (-1, 0x541C, 0), errno.EPERM),
     ("ioctl", (-1, 0x5423, 0), errno.EPERM),
+    ("fcntl", (-1, 1024, 0), errno.EPERM),  # F_SETLEASE, and with the upper half set; F_SETDELEG
+    ("fcntl", (-1, 1024 | UPPER, 0), errno.EPERM),
+    ("fcntl", (-1, 1040, 0), errno.EPERM),
     ("mount", (0, 0, 0, 0, 0), errno.EPERM),
     ("pivot_root", (0, 0), errno.EPERM),
     ("open_tree", (-1, 0, 0), errno.EPERM),

@@ -91,7 +91,7 @@ class Mounts(Pieces):
 
     def for_all(self) -> None:
         """What all containers with this HostView share, as a detached tree that is given away: no mount of it is ever written to,
-        not by whoever has all capabilities in a container."""
+        not by whoever has all capabilities in a container, and nobody owns it."""
         root = self._tmpfs(4 * MIB, 0o755, "rootfs", inodes=4096)
         self._covered = False
         folders = {"/": root}
@@ -102,6 +102,7 @@ class Mounts(Pieces):
             self.build.append(st.MakeDirectory(slot=folder, text=name, a=0o755, blame="rootfs"))
         self.build.append(st.MakeSymlink(slot=folder, text="pts/ptmx", text2="ptmx", blame="rootfs"))
         self._nothing(root)
+        self.build.append(st.Unowned(slot=root, blame="rootfs"))
         self.build.append(st.FsReadOnly(slot=root, blame="rootfs"))
         self.build.append(st.MountAttr(slot=root, a=RDONLY | NOSUID | NODEV, blame="rootfs"))
         self.build.append(st.Keep(slot=st.GIVEN, slot2=root))

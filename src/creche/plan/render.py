@@ -283,7 +283,7 @@ def _simple(call: str, say: Callable[[st.Step, _Namer], str]) -> Callable[[st.St
 def _by_opcode() -> Iterator[tuple[str, Callable[[st.Step, _Namer], tuple[str, str]]]]:
     own = {
         st.Open: _open, st.OpenTree: _open_tree, st.Idmap: _idmap, st.MountAttr: _attr, st.FsOpen: _fs_open,
-        st.FsMount: _fs_mount, st.Attach: _attach, st.Stage: _stage, st.FsReadOnly: _simple("fsconfig", lambda s, n: f"{n.name(s.slot)}: read-only for good"), st.Root: _root, st.LinkTree: _link_tree,
+        st.FsMount: _fs_mount, st.Attach: _attach, st.Stage: _stage, st.FsReadOnly: _simple("fsconfig", lambda s, n: f"{n.name(s.slot)}: read-only for good"), st.Unowned: _simple("mount_setattr", lambda s, n: f"{n.name(s.slot)}: idmapped to an id that no container has"), st.Root: _root, st.LinkTree: _link_tree,
         st.OverlayOld: _overlay_old, st.Descriptors: _descriptors, st.Rlimit: _rlimit, st.Groups: _groups,
         st.Capabilities: _capabilities, st.Exec: _exec, st.Map: _map,
         st.Propagation: _simple("mount", lambda s, n: "every mount private: nothing comes in, nothing gets out"),

@@ -86,6 +86,7 @@ class Layers(Step): "Gives an overlay the layers of the names `text` below slot2
 class Room(Step): "Lets the tmpfs in `slot` have `b` inodes more than it uses, and `a` at least."; op = "ROOM"
 class FsMount(Step): "`slot` turns from a context into a detached mount with the attributes `a`."; op = "FS_MOUNT"
 class FsReadOnly(Step): "The file system of the mount in `slot` itself becomes read-only: every mount of it is, for good."; op = "FS_READ_ONLY"
+class Unowned(Step): "What lies in the detached mount `slot` itself is idmapped to nobody: no container's root owns it."; op = "UNOWNED"
 class OverlayOld(Step): "`slot` becomes an overlay of the lowers `a`…`a+b-1`, upper slot2, work slot2+1 (before 6.7)."; op = "OVERLAY_OLD"
 class Stage(Step): "Attaches `slot` over the old root, or at a new name `text` of the staged slot2, so that trees can be taken from it."; op = "STAGE"
 class Unstage(Step): "Detaches what is staged in `slot`, with all below it."; op = "UNSTAGE"

@@ -12,13 +12,13 @@ from functools import lru_cache
 
 from .rules import ALLOW, EPERM, NOSYS, Compare, Op, Policy, Rule, refuse
 
-__all__ = ["ALLOWED", "DANGEROUS_IOCTLS", "NAMESPACES", "OPENED_BY", "REFUSED", "compare", "default_policy"]
+__all__ = ["ALLOWED", "DANGEROUS_IOCTLS", "LEASES", "NAMESPACES", "OPENED_BY", "REFUSED", "compare", "default_policy", "leaseless"]
 
 ALLOWED = """
 accept accept4 access adjtimex alarm arch_prctl bind brk cachestat capget capset chdir chmod chown clock_adjtime
 clock_getres clock_gettime clock_nanosleep close close_range connect copy_file_range creat dup dup2 dup3
 epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd eventfd2 execve execveat exit
-exit_group faccessat faccessat2 fadvise64 fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat fcntl
+exit_group faccessat faccessat2 fadvise64 fallocate fchdir fchmod fchmodat fchmodat2 fchown fchownat
 fdatasync fgetxattr file_getattr file_setattr flistxattr flock fork fremovexattr fsetxattr fstat fstatfs fsync
 ftruncate futex futex_requeue futex_wait futex_waitv futex_wake futimesat get_robust_list get_thread_area getcpu
 getcwd getdents getdents64 getegid geteuid getgid getgroups getitimer getpeername getpgid getpgrp getpid getppid
@@ -66,7 +66,7 @@ OPENED_BY = {
     "CAP_SYSLOG": "syslog",
 }
 
-LOOKED_AT = "clone ioctl personality socket socketpair unshare"
+LOOKED_AT = "clone fcntl ioctl personality socket socketpair unshare"
 
 # Refused whatever the capabilities: by the reason why.
 REFUSED = {
@@ -90,6 +90,10 @@ NEWTIME = 0x80
 # TIOCSTI types into the terminal of whoever started us, TIOCLINUX pastes into it (CVE-2017-5226), TIOCSETD loads a
 # line discipline, USERFAULTFD_IOC_NEW is userfaultfd by another door.
 DANGEROUS_IOCTLS = {"TIOCSTI": 0x5412, "TIOCLINUX": 0x541C, "TIOCSETD": 0x5423, "USERFAULTFD_IOC_NEW": 0xAA00}
+
+# A lease lets everybody wait who opens the file, for 45 s and again: the host too, where a file of its own is in sight, and other
+# containers. A file's owner may take one, also of what is read-only to him (fcntl(2)).
+LEASES = {"F_SETLEASE": 1024, "F_SETDELEG": 1040}
 
 # PER_LINUX, PER_LINUX32 and UNAME26 with either; 0xffffffff asks. Not READ_IMPLIES_EXEC, not ADDR_NO_RANDOMIZE.
 PERSONALITIES = (0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
@@ -145,6 +149,14 @@ def _processes(capabilities: frozenset[str]) -> tuple[Rule, ...]:
     )
 
 
+def leaseless(capabilities: frozenset[str]) -> tuple[Rule, ...]:
+    """fcntl without leases, but with CAP_LEASE."""
+    return (
+        Rule(("fcntl",), ALLOW),
+        *(Rule(("fcntl",), EPERM, (compare(1, Op.EQ, code),)) for code in LEASES.values() if "CAP_LEASE" not in capabilities),
+    )
+
+
 @lru_cache(maxsize=64)
 def default_policy(capabilities: frozenset[str] = frozenset()) -> Policy:
     """The default profile of a container with these capabilities, such as ``CAP_SYS_ADMIN``."""
@@ -157,5 +169,6 @@ def default_policy(capabilities: frozenset[str] = frozenset()) -> Policy:
             *(Rule(("personality",), ALLOW, (compare(0, Op.EQ, value),)) for value in PERSONALITIES),
             *_sockets(capabilities),
             *_processes(capabilities),
+            *leaseless(capabilities),
         )
     )

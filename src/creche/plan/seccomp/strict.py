@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from functools import cache
 
-from .default import AF_UNIX, ALLOWED, DANGEROUS_IOCTLS, NAMESPACES, compare
+from .default import AF_UNIX, ALLOWED, DANGEROUS_IOCTLS, NAMESPACES, compare, leaseless
 from .rules import ALLOW, EPERM, NOSYS, Compare, Op, Policy, Rule, refuse
 
 __all__ = ["CLOSED", "strict_policy"]
@@ -55,6 +55,7 @@ def strict_policy() -> Policy:
                 refuse(errno.ENOTTY),
                 tuple(compare(1, Op.NE, code) for code in (*HARMLESS_IOCTLS, *DANGEROUS_IOCTLS.values())),
             ),
+            *leaseless(frozenset()),
             *(Rule(("personality",), ALLOW, (compare(0, Op.EQ, value),)) for value in (PER_LINUX, ASK)),
         )
     )
