@@ -94,7 +94,7 @@ struct creche_failure {
 	char text[224];
 };
 
-/* Messages to the init. */
+/* Messages to the init. SIGNAL is for a command, with id 0 for every process. */
 enum { CRECHE_GO = 1, CRECHE_SETUP, CRECHE_RUN, CRECHE_SIGNAL, CRECHE_OPEN_FILE, CRECHE_HOLD, CRECHE_RESET };
 /* What OPEN_FILE asks for, below a directory that comes with it; OPEN without one: below the root. Where its root's layers lie:
    LAYER opens, TREE copies the mounts, STAGE attaches a tree that comes with it, UNSTAGE takes that away. */

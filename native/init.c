@@ -329,6 +329,8 @@ static void obey(void)
 			run(&request, plan);
 		if (request.type != CRECHE_RESET)
 			forget_plan(&request, plan);
+	} else if (request.type == CRECHE_SIGNAL && !request.id) {
+		sys2(__NR_kill, -1, request.number); /* all that we may signal, which is all but ourselves: kill(2) */
 	} else if (request.type == CRECHE_SIGNAL) {
 		for (unsigned i = 0; i < highest; i++)
 			if (commands[i].pid && commands[i].id == request.id)

@@ -26,7 +26,7 @@ from .listening import Listening
 from .machine import Machine
 from .place import Place
 from .plan.compile import Context, Plan
-from .process import Process, is_dead, signal_number
+from .process import Process, is_dead
 from .renewing import Renewing
 from .results import Exit, Reason
 from .spawn import RUNNING, Job, reap
@@ -439,9 +439,3 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         if self._pidfd >= 0:
             with contextlib.suppress(RuntimeError, ImportError, anyio.NoEventLoopError):  # no loop runs here any more, or Python is ending
                 anyio.notify_closing(self._pidfd)
-
-    def send_signal(self, signal: int) -> None:
-        """Send the main command a signal. Raises ValueError for no signal; nothing where it has ended."""
-        number = signal_number(signal)
-        if 1 in self._processes:
-            self._processes[1].send_signal(number)

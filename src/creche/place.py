@@ -19,7 +19,7 @@ from .lifecycle import CLOSING, State
 from .plan.command import filter_of, listens
 from .plan.compile import steps_of_command
 from .plumbing import Plumbing
-from .process import Process
+from .process import Process, signal_number
 from .results import Reason, Result
 from .spawn import exhausted
 from .spec.spec import words_of
@@ -51,6 +51,7 @@ class Place:
         spec: Spec
         _state: State
         _channel: Channel | None
+        _main: Process | None
         _plan: Plan | None
         _machine: Machine | None
         _context: Context
@@ -349,3 +350,31 @@ class Place:
         if self.stdout.fileno() < 0:
             raise CrecheError("the container's terminal is closed")
         commands.resize(self.stdout.fileno(), rows, columns)
+
+    def send_signal(self, signal: int, *, all: bool = False) -> None:
+        """Send the main command a signal; with `all` every process in it but its init, those that commands left behind, too.
+
+        Nothing where it has ended. Raises ValueError for no signal, CrecheError where there is no main command, or (`all`) no init
+        of ours to do it, or one that has not yet read what it was told before.
+
+        >>> box.send_signal(signal.SIGTERM, all=True)
+        """
+        number = signal_number(signal)
+        if all:
+            self._signal_all(number)
+        elif self._main is not None:
+            self._main.send_signal(number)
+        elif self._state is State.RUNNING:
+            raise CrecheError("the container has no main command: give all=True, or signal a process that open() gave")
+
+    def _signal_all(self, number: int) -> None:
+        if not self.spec.has_init:
+            raise CrecheError("the container has no init of ours, which alone knows all processes: leave init and namespaces.pid True")
+        if self._state is not State.RUNNING or self._channel is None or self._channel.ended:
+            return
+        try:
+            sent = self._channel.post(control.SIGNAL, 0, number=number)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # it has just ended
+        if not sent:
+            raise CrecheError("the container's init is busy with what it was told before: try again")
