@@ -38,6 +38,7 @@ enum {
 	CRECHE_MAX_STEPS = 8192,
 	CRECHE_MAX_COMMANDS = 1024,     /* alive in one container at a time */
 	CRECHE_TEXT = 224,
+	CRECHE_BRIEF_US = 1000,
 };
 
 /* VIEW is added to another: of the process that made what a HostView shares. */
@@ -51,7 +52,7 @@ enum {
 	CRECHE_KEEP_SLOT = 8,           /* ATTACH: the slot is used again */
 	CRECHE_WRITABLE = 16,           /* FILE: stays writable while built */
 	CRECHE_INSIDE = 32,             /* OPEN, OPEN_TREE: the path is resolved in the container's root */
-	CRECHE_NO_LINK = 64,            /* ATTACH: what is there must be a directory, not a link to one */
+	CRECHE_NO_LINK = 64,            /* ATTACH: what is there must be a directory, not a link to one; MASK, READ_ONLY: one name, which is no link */
 	CRECHE_GROUP_MAP = 128,         /* MAP, MAP_TOOL: gid_map rather than uid_map */
 	CRECHE_DENY_SETGROUPS = 256,    /* MAP: write "deny" to setgroups first: user_namespaces(7) */
 	CRECHE_NO_ROOT = 512,           /* CAPABILITIES: uid 0 gains nothing by exec (SECBIT_NOROOT, locked) */
@@ -111,6 +112,7 @@ enum {
 	CRECHE_BLOB_MEMFD = 4,          /* the first descriptor is the Plan */
 	CRECHE_QUIET = 8,               /* SETUP: a command follows, whose start says READY too */
 	CRECHE_RUN_LISTENER = 16,       /* its filter has a listener, which travels with STARTED as the last descriptor */
+	CRECHE_RUN_BRIEF = 32,          /* where it ends within CRECHE_BRIEF_US, EXITED alone says that it started, too */
 };
 
 /* What the sendmsg that hands a listener over bears in its unused arguments 4 and 5: the filter with the listener lets that one
@@ -136,6 +138,7 @@ enum {
 	CRECHE_SPAWN_INIT = 1,          /* process 1 is our init, executed from memory */
 	CRECHE_SPAWN_COPY = 2,          /* the child gets a copy of the memory */
 	CRECHE_SPAWN_AMBIENT = 4,       /* capabilities in a user namespace outlive the exec of the init */
+	CRECHE_SPAWN_AT_ONCE = 8,       /* which needs no maps for that, and does not wait for them */
 };
 enum { CRECHE_QUEUED, CRECHE_CLONING, CRECHE_WAITING, CRECHE_RUNNING, CRECHE_DEAD };
 

@@ -16,10 +16,10 @@ from cffi import FFI
 HERE = Path(__file__).resolve().parent
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-parameter"]
 SHARED = ["interp.c", "step_fs.c", "step_place.c", "step_id.c", "step_idmap.c", "step_unowned.c", "step_fd.c", "step_sec.c", "message.c"]
-INIT = ["init.c", "init_begin.c", "init_files.c", "init_listen.c", "init_self.c", "init_talk.c"]
+INIT = ["init.c", "init_begin.c", "init_brief.c", "init_files.c", "init_listen.c", "init_self.c", "init_talk.c"]
 PROBE = ["probe.c"]
 LIBRARY = [*SHARED, "child.c", "spawn.c", "room.c", "low.c", "probing.c", "pool.c", "view.c", "calls.c"]
-HEADERS = ["abi.h", "sys.h", "interp.h", "message.h", "spawn.h", "pool.h", "init_files.h", "init_listen.h", "init_self.h", "init_talk.h"]
+HEADERS = ["abi.h", "sys.h", "interp.h", "message.h", "spawn.h", "pool.h", "init_brief.h", "init_files.h", "init_listen.h", "init_self.h", "init_talk.h"]
 INIT_FLAGS = [
     "-std=gnu11", "-Os", "-static", "-nostdlib", "-nostartfiles", "-ffreestanding", "-fno-stack-protector", "-fno-builtin",
     "-fno-asynchronous-unwind-tables", "-fno-pic", "-no-pie", "-fcf-protection=none", "-fno-strict-aliasing",

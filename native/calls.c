@@ -6,13 +6,43 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include "pool.h"
 
-int creche_send(int socket, struct creche_request *request, const void *blob, uint32_t size, const int *fds, unsigned count)
+int creche_send(int socket, uint32_t type, uint32_t id, uint32_t flags, int32_t number, uint64_t a, uint64_t b, const void *blob, uint32_t size,
+		const int *fds, unsigned count)
 {
-	return (int)send_with_room(socket, request, blob, size, fds, count);
+	struct creche_request request = { .type = type, .id = id, .flags = flags, .number = number, .a = a, .b = b };
+
+	return (int)send_with_room(socket, &request, blob, size, fds, count);
+}
+
+_Static_assert(sizeof(((struct creche_news *)0)->message) == sizeof(struct creche_reply), "a message of the init's fits just so");
+
+int creche_receive(int socket, struct creche_news *news)
+{
+	union { struct cmsghdr align; char room[CMSG_SPACE(sizeof news->fds) + CMSG_SPACE(sizeof(struct ucred))]; } control;
+	char more; /* one byte beyond a message of ours tells a longer one */
+	struct iovec parts[2] = { { news->message, sizeof news->message }, { &more, 1 } };
+	struct msghdr header = { .msg_iov = parts, .msg_iovlen = 2, .msg_control = &control, .msg_controllen = sizeof control };
+	struct ucred who;
+	long r = sys3(__NR_recvmsg, socket, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+
+	news->pid = 0;
+	news->count = 0;
+	for (struct cmsghdr *c = r < 0 ? 0 : CMSG_FIRSTHDR(&header); c; c = CMSG_NXTHDR(&header, c)) {
+		size_t size = c->cmsg_len - CMSG_LEN(0);
+		if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
+			news->count = (uint32_t)(size / sizeof(int));
+			memcpy(news->fds, CMSG_DATA(c), news->count * sizeof(int));
+		} else if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_CREDENTIALS && size == sizeof who) {
+			memcpy(&who, CMSG_DATA(c), sizeof who);
+			news->pid = who.pid;
+		}
+	}
+	return (int)r;
 }
 
 int creche_check(const void *blob, uint32_t size)

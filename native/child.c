@@ -101,7 +101,7 @@ int enter_init(void *arg)
 	take_room();
 	if (r >= 0 && job->flags & CRECHE_SPAWN_AMBIENT)
 		r = keep_capabilities();
-	if (r >= 0) {
+	if (r >= 0 && !(job->flags & CRECHE_SPAWN_AT_ONCE)) {
 		r = await_go(0, 1, 0, 0);
 		if (r < 0)
 			return 127; /* nobody is there to hear of it */

@@ -1,8 +1,8 @@
 /* Process 1 of a container: sets it up, starts commands, reaps everything, and ends with its supervisor. */
+#include "init_brief.h"
 #include "init_files.h"
 #include "init_listen.h"
 #include "init_self.h"
-#include "init_talk.h"
 #include <asm/errno.h>
 #include <asm/ioctls.h>
 #include <linux/close_range.h>
@@ -16,13 +16,6 @@
 
 enum { MAX_STARTING = 128, REAPED_AT_ONCE = 64 };
 
-struct command {
-	int pid;                /* 0: free */
-	uint32_t id, flags;
-	int report, pidfd, pty, listener; /* while it starts; report: -1 from then on */
-	int failed;
-};
-
 /* What a newborn command tells us, in memory that we share: the filter that it has by then may forbid it every call, and
    nothing that it does can make us wait. Its pipe is there for the end of it alone. */
 struct birth {
@@ -31,9 +24,8 @@ struct birth {
 };
 
 static int slots[CRECHE_SLOTS];
-static struct command commands[CRECHE_MAX_COMMANDS];
 static struct birth *births; /* one for each of them */
-static unsigned highest, starting;
+static unsigned starting;
 static struct creche_failure failure;
 static struct ctx ctx = { .slots = slots, .failure = &failure, .report_fd = -1 };
 
@@ -134,6 +126,7 @@ static long start(const struct creche_request *request, const void *plan, struct
 	command->id = request->id;
 	command->flags = request->flags;
 	command->failed = 0;
+	command->tell_at = 0;
 	*birth = (struct birth){ 0 };
 	if (request->flags & CRECHE_RUN_PTY) {
 		struct { unsigned short rows, columns, x, y; } size = { (unsigned short)request->a, (unsigned short)request->b, 0, 0 };
@@ -212,9 +205,11 @@ static void hear(struct command *command)
 	if (!birth->failure.error && !birth->marked)
 		interp_fail(&(struct ctx){ .failure = &birth->failure, .phase = CRECHE_PHASE_COMMAND }, 0, 0, -ECHILD);
 	command->failed = birth->failure.error != 0;
-	if (command->failed)
-		reply_failure(CRECHE_START_FAILED, command->id, &birth->failure);
-	else
+	if (!command->failed && count == 1 && command->flags & CRECHE_RUN_BRIEF) {
+		keep_back(command);
+		return;
+	}
+	if (!command->failed) /* else it is dying, and told of once it is buried: whoever cancelled its start finds nothing left */
 		reply(&started, fds, count, command->pid);
 	while (count)
 		sys1(__NR_close, fds[--count]);
@@ -260,7 +255,10 @@ static int reap(void)
 		if (command) {
 			uint32_t flags = command->flags;
 			command->pid = 0;
-			if (!command->failed) {
+			need_not_tell(command);
+			if (command->failed)
+				reply_failure(CRECHE_START_FAILED, command->id, &births[command - commands].failure);
+			else {
 				struct creche_reply message = {
 					.type = CRECHE_EXITED, .id = command->id, .status = status,
 					.user_us = (uint64_t)(usage.user.sec * 1000000 + usage.user.us),
@@ -349,7 +347,6 @@ _Noreturn void begin(void)
 {
 	static struct pollfd fds[3 + 2 * MAX_STARTING];
 	static struct command *who[2 * MAX_STARTING];
-	static struct __kernel_timespec at_once;
 	uint64_t children = 1u << (SIGCHLD - 1);
 	long births_at, more = 0;
 	struct { void *handler; unsigned long flags; void *restorer; uint64_t mask; } fresh = { 0 };
@@ -374,6 +371,12 @@ _Noreturn void begin(void)
 	self_remember();
 	for (;;) {
 		unsigned n = 3, full = starting >= MAX_STARTING || reset.waits;
+		struct __kernel_timespec soon = { 0 }, *wait = more || reset.kills ? &soon : 0;
+		if (untold) {
+			int64_t left = tell_of_the_untold();
+			if (untold && !wait)
+				soon.tv_nsec = left * 1000, wait = &soon;
+		}
 		fds[0] = (struct pollfd){ CONTROL, full ? 0 : POLLIN, 0 };
 		fds[1] = (struct pollfd){ SUPERVISOR, POLLIN, 0 };
 		fds[2] = (struct pollfd){ CHILDREN, POLLIN, 0 };
@@ -382,7 +385,7 @@ _Noreturn void begin(void)
 				who[n - 3] = &commands[i];
 				fds[n++] = (struct pollfd){ j ? commands[i].listener : commands[i].report, POLLIN, 0 };
 			}
-		if (sys5(__NR_ppoll, fds, n, more || reset.kills ? &at_once : 0, 0, 8) < 0)
+		if (sys5(__NR_ppoll, fds, n, wait, 0, 8) < 0)
 			continue;
 		if (fds[1].revents || (fds[0].revents & (POLLHUP | POLLERR) && !(fds[0].revents & POLLIN)))
 			leave(0);

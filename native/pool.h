@@ -28,8 +28,21 @@ int creche_job_executing(creche_job *job);
 /* Ends a spawn wherever it is: in the queue, or in a worker that looks before it goes on; a child that is there dies now. */
 void creche_job_cancel(creche_job *job);
 void creche_job_free(creche_job *job);
-/* Sends the init a request without waiting: 0, or -errno (-EAGAIN: not now). */
-int creche_send(int socket, struct creche_request *request, const void *blob, uint32_t size, const int *fds, unsigned count);
+/* Sends the init a request without waiting, `blob` being its Plan or path: 0, or -errno (-EAGAIN: not now). */
+int creche_send(int socket, uint32_t type, uint32_t id, uint32_t flags, int32_t number, uint64_t a, uint64_t b, const void *blob, uint32_t size,
+		const int *fds, unsigned count);
+
+/* A message as it came: the descriptors are the caller's, `pid` is what the sender claims, as it is numbered here (unix(7)). */
+struct creche_news {
+	char message[344];              /* a struct creche_reply, if it is one of an init of ours */
+	int32_t pid;
+	uint32_t count;
+	int32_t fds[8];
+};
+
+/* Takes a message off the control socket without waiting: its size, which is above that of `message` where it was longer;
+   0 at the end, or -errno (-EAGAIN: none is there). Descriptors that the kernel had no room or no number for are not there. */
+int creche_receive(int socket, struct creche_news *news);
 /* Reaps the process of a pidfd without waiting: 1 and its status (as wait4(2) gives it) and what it and its children
    used; 0: it is not dead yet; -ECHILD: somebody else reaped it. usage: user and system microseconds, KiB, blocks. */
 int creche_reap(int pidfd, int *status, uint64_t *usage);

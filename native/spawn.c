@@ -176,7 +176,7 @@ static long hand_over(creche_job *job)
 	long r = 0;
 
 	memcpy(fds, job->setup.fds.list, count * sizeof(int));
-	if (init)
+	if (init && !(job->flags & CRECHE_SPAWN_AT_ONCE))
 		r = send_to(job, &request, 0, 0, 0);
 	for (unsigned i = IDMAPPED; i < CRECHE_SLOTS && r >= 0; i++) {
 		if (job->slots[i] < 0)

@@ -103,13 +103,18 @@ static long make_target(struct ctx *c, const char *path, int directory)
 	return r;
 }
 
-static long is_directory(int fd, int *yes)
+static long kind_of(int at, const char *name, int *directory)
 {
 	struct statx st;
-	long r = sys5(__NR_statx, fd, "", AT_EMPTY_PATH, STATX_TYPE, &st);
+	long r = sys5(__NR_statx, at, name, *name ? AT_SYMLINK_NOFOLLOW : AT_EMPTY_PATH, STATX_TYPE, &st);
 
-	*yes = r >= 0 && (st.stx_mode & 0170000) == 0040000;
+	*directory = r >= 0 && (st.stx_mode & 0170000) == 0040000;
 	return r;
+}
+
+static long is_directory(int fd, int *yes)
+{
+	return kind_of(fd, "", yes);
 }
 
 /* Attaches a mount where no path of ours leads through it: a place for trees that others are taken from (a detached
@@ -167,6 +172,21 @@ STEP(ATTACH)
 	return r;
 }
 
+/* What is to be covered: the path itself, or with NO_LINK a name in what `slot` holds. */
+static long covered(struct ctx *c, unsigned slot, const struct creche_step *s, const char **name)
+{
+	*name = s->flags & CRECHE_NO_LINK ? TEXT(c, s) : "";
+	return **name ? slot_take(c, slot) : resolve_below(c, slot, TEXT(c, s), O_PATH, 0);
+}
+
+static long cover(int tree, int target, const char *name)
+{
+	long r = sys5(__NR_move_mount, tree, "", target, name, MOVE_MOUNT_F_EMPTY_PATH | (*name ? 0 : MOVE_MOUNT_T_EMPTY_PATH));
+
+	sys1(__NR_close, tree);
+	return r;
+}
+
 /* Lays an empty directory or an empty file over what is at a path (below slot2 where there is one: a proc of ours, from
    which nobody can move the names away meanwhile): text2 and text3 name them below the staged directory in `slot`. What is
    absent needs no mask. (A tree that is cloned and not used costs an RCU grace period to drop, so the right one is chosen
@@ -174,20 +194,22 @@ STEP(ATTACH)
 STEP(MASK)
 {
 	int stage = slot_take(c, s->slot), directory;
-	long tree, r, target = resolve_below(c, s->slot2, TEXT(c, s), O_PATH, 0);
+	const char *name;
+	long tree, r, target = covered(c, s->slot2, s, &name);
 
 	if (target == -ENOENT || target == -ENOTDIR)
 		return 0;
 	if (target < 0)
 		return target;
-	r = is_directory((int)target, &directory);
+	r = kind_of((int)target, name, &directory);
 	if (r >= 0)
 		r = tree = sys3(__NR_open_tree, stage, directory ? TEXT2(c, s) : TEXT3(c, s), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
-	if (r >= 0) {
-		r = sys5(__NR_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
-		sys1(__NR_close, tree);
-	}
-	sys1(__NR_close, target);
+	if (r >= 0)
+		r = cover((int)tree, (int)target, name);
+	else if (r == -ENOENT && *name)
+		r = 0;
+	if (!*name)
+		sys1(__NR_close, target);
 	return r;
 }
 
@@ -196,20 +218,25 @@ STEP(MASK)
 STEP(READ_ONLY)
 {
 	struct mount_attr attr = { .attr_set = MOUNT_ATTR_RDONLY };
-	long tree, r, target = resolve_below(c, s->slot, TEXT(c, s), O_PATH, 0);
+	const char *name;
+	long tree, r, target = covered(c, s->slot, s, &name);
 
 	if (target == -ENOENT || target == -ENOTDIR)
 		return 0;
 	if (target < 0)
 		return target;
-	r = tree = sys3(__NR_open_tree, target, "", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE | AT_EMPTY_PATH);
-	if (r >= 0) {
+	r = tree = sys3(__NR_open_tree, target, name, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE |
+						      (*name ? AT_SYMLINK_NOFOLLOW : AT_EMPTY_PATH));
+	if (r == -ENOENT && *name)
+		return 0;
+	if (r >= 0)
 		r = sys5(__NR_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attr, sizeof attr);
-		if (r >= 0)
-			r = sys5(__NR_move_mount, tree, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH);
+	if (r >= 0)
+		r = cover((int)tree, (int)target, name);
+	else if (tree >= 0)
 		sys1(__NR_close, tree);
-	}
-	sys1(__NR_close, target);
+	if (!*name)
+		sys1(__NR_close, target);
 	return r;
 }
 

@@ -236,6 +236,10 @@ long add_view(creche_job *job)
 		identify(view->tree, "", &view->is);
 		jobs_unlock();
 	}
+	if (job->setup.fds.count == CRECHE_MAX_FDS) { /* the message has no room for one more */
+		close((int)tree);
+		return -E2BIG;
+	}
 	jobs_lock();
 	job->setup.fds.list[job->setup.fds.count++] = (int)tree; /* copy_fds leaves room for it */
 	jobs_unlock();

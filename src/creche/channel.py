@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import socket
-import struct
 import time
 from collections.abc import Callable
 
@@ -18,9 +17,6 @@ from .wire.control import REPLY_SIZE, Reply
 
 __all__ = ["Channel"]
 
-_CREDENTIALS = struct.Struct("=3i")
-_ROOM = socket.CMSG_SPACE(8 * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
-_CLOEXEC = 0x4000_0000  # MSG_CMSG_CLOEXEC, recvmsg(2)
 _AT_ONCE = 256  # messages that are handled before others on the loop have their turn
 
 
@@ -33,6 +29,7 @@ class Channel:
     def __init__(self, ours: socket.socket, handle: Callable[[Reply, list[int], int], None]) -> None:
         self._socket = ours
         self._handle = handle
+        self._room_for_news = ffi.new("struct creche_news *")
         self._reading = False
         self._changed: anyio.Event | None = None
         self._turn: anyio.Lock | None = None
@@ -47,31 +44,26 @@ class Channel:
 
     def drain(self, most: int = _AT_ONCE) -> None:
         """Handle the messages that are there now, at most so many."""
-        handled = 0
+        handled, fd, news = 0, self._socket.fileno(), self._room_for_news
         while not self.ended and handled < most:
-            try:
-                data, ancillary, flags, _ = self._socket.recvmsg(REPLY_SIZE + 1, _ROOM, _CLOEXEC)
-            except (BlockingIOError, InterruptedError):
+            size = lib.creche_receive(fd, news)
+            if size == -errno.EAGAIN or size == -errno.EINTR:
                 break
-            except ConnectionResetError:
+            if size == -errno.ECONNRESET:
                 continue  # it left something unread; what it said before that is still to come, and then the end
+            if size < 0:
+                raise OSError(-size, os.strerror(-size))
             handled += 1
-            fds: list[int] = []
-            pid = 0
-            for level, kind, content in ancillary:
-                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                    fds += struct.unpack(f"={len(content) // 4}i", content[: len(content) // 4 * 4])
-                elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
-                    pid = _CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0]
-            reply = control.decode(data)
-            if reply is None or flags & socket.MSG_TRUNC:
-                for fd in fds:
-                    os.close(fd)
-                self.ended = True
-                self.broken = bool(data)
-                break
+            fds = list(news.fds[0 : news.count]) if news.count else []
             # Descriptors that we have no numbers for are cut off (MSG_CTRUNC): the handler misses them.
-            self._handle(reply, fds, pid)
+            reply = control.decode(ffi.buffer(news.message)[:]) if size == REPLY_SIZE else None
+            if reply is None:
+                for item in fds:
+                    os.close(item)
+                self.ended = True
+                self.broken = size > 0
+                break
+            self._handle(reply, fds, news.pid)
         if handled:
             self.wake()
 
@@ -86,7 +78,7 @@ class Channel:
 
     async def until(self, done: Callable[[], bool], alarm: Callable[[], float | None] = lambda: None) -> None:
         """Wait until `done()`, the channel has ended, or the time (of time.monotonic) that `alarm()` gives has come."""
-        while True:
+        while not done():
             self.drain()
             at = alarm()
             if done() or self.ended or (at is not None and time.monotonic() >= at):
@@ -116,10 +108,8 @@ class Channel:
         """Send the init a request without waiting: whether there was room. Raises OSError, BrokenPipeError where it is gone."""
         if self.ended:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
-        request = ffi.new("struct creche_request *")
-        request.type, request.id, request.flags, request.number, request.a, request.b = kind, ident, flags, number, a, b
         fds = fds or []
-        result = lib.creche_send(self._socket.fileno(), request, blob, len(blob), fds, len(fds))
+        result = lib.creche_send(self._socket.fileno(), kind, ident, flags, number, a, b, blob, len(blob), fds, len(fds))
         if result and result != -errno.EAGAIN:
             raise OSError(-result, os.strerror(-result))
         return bool(result == 0)

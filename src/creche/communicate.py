@@ -91,17 +91,31 @@ class Collector:
             self._done.set()
 
     async def finish(self) -> None:
-        """The command is dead: take what is there, and no more, for whoever else holds the pipe may write for ever."""
+        """The command is dead: have `drain` take what is there, and no more."""
         if self._stream is not None and not self._done.is_set() and self._stream.fileno() >= 0:
-            try:
-                self._left = fcntl.fcntl(self._stream.fileno(), fcntl.F_GETPIPE_SZ)
-            except OSError:
-                self._left = PART  # a terminal, which holds far less
+            self._left = _held(self._stream)
             self._stream.nudge()
             await self._done.wait()
 
+    def take(self) -> None:
+        """The command is dead, and nobody drains: take what is there, and no more."""
+        if self._stream is None:
+            return
+        left = _held(self._stream)
+        while left > 0 and (data := self._stream.receive_nowait(min(PART, left))):
+            self.add(data)
+            left -= len(data)
 
-async def feed(stream: SendStream, data: bytes, *, terminal: bool = False) -> None:
+
+def _held(stream: ReceiveStream) -> int:
+    """As many bytes at most are what a dead command wrote: whoever else holds the pipe may write for ever."""
+    try:
+        return fcntl.fcntl(stream.fileno(), fcntl.F_GETPIPE_SZ)
+    except OSError:
+        return PART  # a terminal, which holds far less
+
+
+async def feed(stream: SendStream, data: bytes | memoryview, *, terminal: bool = False) -> None:
     """Send it and then the end of the file. A command that stops reading is not our error."""
     with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
         await stream.send(data)

@@ -178,13 +178,15 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
             self._ready = True
         elif reply.type in (control.FAILED, control.START_FAILED):
             if reply.type == control.FAILED or process is self._main:
+                assert reply.failure is not None
                 self._failure = (reply.id, reply.failure)
             if process is not None:
                 process.failure = reply.failure
         elif reply.type == control.STARTED and process is not None and not process.started:
             self._ready = True
             process._on_started(fds, pid)
-        elif reply.type == control.EXITED and process is not None and process.started:
+        elif reply.type == control.EXITED and process is not None and (process.started or process.brief):
+            self._ready = True
             process._on_exited(reply, self._kills_of(reply.id))
             self._leave(reply.id)
         elif reply.type == control.OPENED and reply.id in self._asked:
@@ -282,15 +284,16 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
             self._buried(*found)
         return True
 
-    async def _readable(self) -> None:
+    def _due(self) -> anyio.CancelScope:
+        """A wait in it ends when whoever waits must look at the clock: `_alarm`."""
         at = earlier(self._processes[1]._alarm_at, self._cpu_alarm())
-        with (
-            anyio.move_on_after(None if at is None else max(0.0, at - time.monotonic())),
-            contextlib.suppress(anyio.ClosedResourceError),  # nudged: a grace was set
-        ):
+        return anyio.move_on_after(None if at is None else max(0.0, at - time.monotonic()))
+
+    async def _readable(self) -> None:
+        with self._due() as late, contextlib.suppress(anyio.ClosedResourceError):  # nudged: a grace was set
             await anyio.wait_readable(self._pidfd)
-            return
-        self._alarm(self._processes[1])
+        if late.cancelled_caught:
+            self._alarm(self._processes[1])
 
     def _buried(self, status: int, used: tuple[int, ...]) -> None:
         """All is dead: the last messages are in the socket, and the commands that sent none died with the init."""
@@ -298,7 +301,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         alone = not self.spec.has_init and status >= 0
         usage = commands.usage_of(used, time.monotonic() - self._began, alone)
         for process in self._processes.values():
-            if process.started or alone:
+            if process.started or alone or (process.brief and process._killing):
                 process._ended(status if alone else None, usage if alone else process.last_seen(usage), self._oom_kills())
         for ident in list(self._subs):
             self._leave(ident)

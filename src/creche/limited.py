@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from .errors import CrecheError
+from .errors import CgroupError, CrecheError
 
 if TYPE_CHECKING:
     from .cgroups import BoxEvent, Events, ProcessFigures, Stats
@@ -101,11 +101,16 @@ class Limited:
     async def freeze(self) -> None:
         """Stop every process in it, until `thaw`; the init goes on, so the container still ends with its supervisor.
 
-        It waits for the answer to a call that `syscalls` gave: its caller stops no earlier.
+        It waits for the answer to a call that `syscalls` gave: its caller stops no earlier. Cancelled meanwhile, it lets them go on.
         """
         group = self._limited()
         group.freeze()
-        await group.wait_frozen()
+        try:
+            await group.wait_frozen()
+        except BaseException:
+            with contextlib.suppress(CgroupError):  # the cgroup may be gone, and that is what is told
+                group.thaw()
+            raise
 
     async def thaw(self) -> None:
         """Let them go on."""

@@ -102,8 +102,11 @@ class Place:
 
         return await run_in(cast("Container", self), command, input, timeout, max_output, on_overflow, check, fields)
 
-    async def _launch(self, command: Any, fields: dict[str, Any], *, program: int = -1) -> Process:
-        """Start a command; with `program` what is executed is that descriptor, whatever the container's files are."""
+    async def _launch(self, command: Any, fields: dict[str, Any], *, program: int = -1, input: bytes | None = None, brief: bool = False) -> Process:
+        """Start a command; with `program` what is executed is that descriptor, whatever the container's files are.
+
+        `input` is what it finds in its stdin, as far as that goes in. A `brief` one may have ended when this returns, and if so has no pid.
+        """
         if self._state is not State.RUNNING or self._channel is None or not self.spec.has_init or self._resetting:
             why = "it is being reset" if self._resetting else self._state.value if self.spec.has_init else "it has no init of ours to start commands"
             raise CrecheError(f"the container can't run a command: {why}")
@@ -113,7 +116,10 @@ class Place:
         plumbing = Plumbing(spec, {PROGRAM: program} if program >= 0 else None)
         ident, self._next = self._next, self._next + 1
         process = self._processes[ident] = Process(cast("Container", self), ident, words, plumbing)
+        process.brief = brief
         try:
+            if input is not None and plumbing.stdin is not None:
+                plumbing.feed(input)
             cgroup_fds = self._enter(ident, spec.limits if fields.get("limits") else None)
             context = self._context
             if added or len(cgroup_fds) != context.command_cgroups:
@@ -153,7 +159,9 @@ class Place:
         process.listens = listens(steps)
         if program:
             steps = (*steps[:-1], attrs.evolve(steps[-1], slot=PROGRAM))
+        process.brief = process.brief and spec.tty is None and not process.listens and not plumbing.unsent
         flags = (control.RUN_MAIN if main else 0) | (control.RUN_PTY if spec.tty else 0) | (control.RUN_LISTENER if process.listens else 0)
+        flags |= control.RUN_BRIEF if process.brief else 0
         rows, columns = spec.tty or (0, 0)
         if self._resetting:
             raise CrecheError("the container can't run a command: it is being reset")
@@ -176,6 +184,7 @@ class Place:
             raise process.trouble
         if not process.started:
             await self._gone()
+        if not process.started:
             raise CrecheError("the container ended before the command could start")
 
     async def _send(self, kind: int, ident: int, **fields: Any) -> None:

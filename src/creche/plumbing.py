@@ -41,6 +41,7 @@ class Plumbing:
         self.stdout: ReceiveStream | None = None
         self.stderr: ReceiveStream | None = None
         self.pipes: list[int] = []
+        self.unsent: memoryview = memoryview(b"")
         self.tty = spec.tty is not None
         from_here = sources or {}
         passed = [_number(from_here.get(fd, fd), f"pass_fds[{index}]") for index, fd in enumerate(spec.pass_fds)]
@@ -84,6 +85,13 @@ class Plumbing:
         """The terminal that the init opened is both streams from here on."""
         self.stdout = ReceiveStream(master)
         self.stdin = SendStream(os.dup(master))
+
+    def feed(self, data: bytes) -> None:
+        """Put into stdin what goes in at once, most often all of it, and then its end; the rest is `unsent`."""
+        assert self.stdin is not None
+        self.unsent = self.stdin.fill(data)
+        if not self.unsent:
+            self.stdin.close()
 
     def give(self, uid: int, gid: int) -> None:
         """Make the pipes the container's user's, so that it may open /dev/stdout again."""

@@ -69,6 +69,7 @@ class Process(anyio.abc.Process):
         self.limit_value: float | None = None
         self.kills_before = 0
         self.sent = False
+        self.brief = False  #: its end, where that comes soon, is told with its start: it may have neither pid nor pidfd
         self._seen: tuple[float, float, int | None] | None = None
         self.failure: Failure | None = None
         self.trouble: SpawnError | None = None  #: it was executed, and we can't hold it
@@ -104,6 +105,7 @@ class Process(anyio.abc.Process):
         """The command is dead: `status` as wait4(2) gives it, or None where nobody can tell any more."""
         if self._exit is not None:
             return
+        self.started = True
         code = signal = None
         if status is None:
             signal = int(_signal.SIGKILL) if self._killing else None

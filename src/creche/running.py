@@ -63,6 +63,7 @@ async def run(
     elif spec.stdin == "pipe" and spec.tty is None:
         spec = attrs.evolve(spec, stdin="null")
     box = Container(spec)
+    box._input, box._brief = input, True
     deadline = math.inf if timeout is None else anyio.current_time() + timeout
     result: Result | None = None
     with anyio.move_on_at(deadline) as starting:
@@ -88,23 +89,28 @@ async def run_in(
     if input is None and "stdin" not in fields and not fields.get("tty"):
         fields = {**fields, "stdin": "null"}
     deadline = math.inf if timeout is None else anyio.current_time() + timeout
-    result: Result | None = None
-    with anyio.move_on_at(deadline) as starting:
-        async with box.open(command, **fields) as process:
-            starting.deadline = math.inf
-
-            def kill(reason: Reason, limit: str, value: float | None) -> None:
-                process.limit, process.limit_value = limit, value
-                process._kill(reason)
-
-            async def wait() -> Exit:
-                await process.wait()
-                assert process._exit is not None
-                return process._exit
-
-            result = await _attend(process, wait, kill, input, deadline, timeout, max_output, on_overflow)
-    if result is None:
+    started: Process | None = None
+    with anyio.move_on_at(deadline):
+        started = await box._launch(command, fields, input=input, brief=True)
+    if started is None:
         result = _too_slow((), timeout)
+        return result.check() if check else result
+    process = started
+
+    def kill(reason: Reason, limit: str, value: float | None) -> None:
+        process.limit, process.limit_value = limit, value
+        process._kill(reason)
+
+    async def wait() -> Exit:
+        await process.wait()
+        assert process._exit is not None
+        return process._exit
+
+    try:
+        result = await _attend(process, wait, kill, input, deadline, timeout, max_output, on_overflow)
+    finally:
+        await process.aclose()
+        box._processes.pop(process._ident, None)
     return result.check() if check else result
 
 
@@ -124,13 +130,20 @@ async def _attend(
             kill(Reason.OUTPUT_LIMIT, "max_output", None if max_output is None else float(max_output))
 
     out, err = Collector(process.stdout, max_output, overflow), Collector(process.stderr, max_output, overflow)
+    if process._exit is not None:  # it was brief
+        exit = await wait()
+        out.take()
+        err.take()
+        return _result(exit, out, err)
     async with anyio.create_task_group() as tasks:
         if process.stdin is not None:
             tty = process._plumbing.tty
-            if input is None and not tty:
-                process.stdin.close()
+            if tty:
+                tasks.start_soon(partial(feed, process.stdin, input or b"", terminal=True))
+            elif process._plumbing.unsent:
+                tasks.start_soon(feed, process.stdin, process._plumbing.unsent)
             else:
-                tasks.start_soon(partial(feed, process.stdin, input or b"", terminal=tty))
+                process.stdin.close()
         for collector in (out, err):
             tasks.start_soon(collector.drain)
         # Past the deadline we still wait, shielded from it and from nothing else: what is killed dies at once.
@@ -145,6 +158,10 @@ async def _attend(
             await out.finish()
             await err.finish()
         tasks.cancel_scope.cancel()
+    return _result(exit, out, err)
+
+
+def _result(exit: Exit, out: Collector, err: Collector) -> Result:
     stderr = err.result()
     if stderr and not exit.ok:
         exit = attrs.evolve(exit, detail={**exit.detail, "stderr": stderr[-512:]})

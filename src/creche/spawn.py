@@ -12,13 +12,13 @@ from ._native import ffi, lib
 from .errors import SpawnError, SpecError
 from .plan.command import listens
 from .plan.compile import CLONE, Plan
-from .wire.control import RUN_LISTENER, RUN_MAIN, RUN_PTY, Failure, failure_of
+from .wire.control import RUN_BRIEF, RUN_LISTENER, RUN_MAIN, RUN_PTY, Failure, failure_of
 from .wire.encode import encode, encode_command, encode_setup
 
 __all__ = ["SHORT", "Job", "exhausted", "reap"]
 
 PARENT, SETUP, COMMAND = 0, 2, 3
-SPAWN_INIT, SPAWN_COPY, SPAWN_AMBIENT = 1, 2, 4
+SPAWN_INIT, SPAWN_COPY, SPAWN_AMBIENT, SPAWN_AT_ONCE = 1, 2, 4, 8
 CLONING, RUNNING, DEAD = 1, 3, 4
 NS_GET_NSTYPE = 0xB703  # ioctl_nsfs(2)
 
@@ -54,11 +54,11 @@ def open_joins(plan: Plan) -> list[int]:
 class Job:
     """One spawn under way. Its control socket (`socket`) tells the loop all there is to tell."""
 
-    def __init__(self, plan: Plan, *, setup_fds: list[int], parent_fds: list[int], command_fds: list[int], tty: tuple[int, int] | None) -> None:
+    def __init__(self, plan: Plan, *, setup_fds: list[int], parent_fds: list[int], command_fds: list[int], tty: tuple[int, int] | None, brief: bool = False) -> None:
         self.plan = plan
         self.pidfd = -1
         joins = open_joins(plan)
-        flags = (SPAWN_INIT if plan.init else 0) | (SPAWN_AMBIENT if plan.ambient else 0)
+        flags = (SPAWN_INIT if plan.init else 0) | (SPAWN_AMBIENT if plan.ambient else 0) | (SPAWN_AT_ONCE if plan.at_once else 0)
         if not plan.init or joins:
             flags |= SPAWN_COPY
         control, error = ffi.new("int *"), ffi.new("int *")
@@ -80,7 +80,7 @@ class Job:
             if plan.command:
                 self._plan(COMMAND, encode_command(plan.command), command_fds)
                 rows, columns = tty or (0, 0)
-                lib.creche_job_run(self._job, RUN_MAIN | (RUN_PTY if tty else 0) | (RUN_LISTENER if listens(plan.command) else 0), rows, columns)
+                lib.creche_job_run(self._job, RUN_MAIN | (RUN_PTY if tty else 0) | (RUN_BRIEF if brief else 0) | (RUN_LISTENER if listens(plan.command) else 0), rows, columns)
             self._check(lib.creche_job_submit(self._job))
         except BaseException:
             self.free()

@@ -92,6 +92,9 @@ class Starting:
         def _handle(self, reply: Reply, fds: list[int], pid: int) -> None: ...
         async def _execute(self, process: Process, spec: Spec, plumbing: Plumbing, cgroup_fds: list[int], context: Context, *, main: bool, program: bool = False) -> None: ...
 
+    _input: bytes | None = None  # what the main command finds in its stdin
+    _brief = False  # the main command may have ended before anybody looks
+
     @property
     def strength(self) -> Strength:
         """The rung of the ladder that it stands on: FULL, unless `Spec.min_strength` allowed less and less was needed."""
@@ -134,6 +137,9 @@ class Starting:
         self._compiled = commands.without_missing(spec)
         plan = self._plan = compile(self._compiled, machine, self._context)
         main.listens = listens(plan.command)
+        if self._input is not None and plumbing.stdin is not None:
+            plumbing.feed(self._input)
+        main.brief = self._brief and bool(plan.command) and spec.has_init and spec.tty is None and not main.listens and not plumbing.unsent
         if plan.command and plan.who.private:
             account = commands.account(spec, machine, plan)
             if account is not None:
@@ -141,7 +147,7 @@ class Starting:
         await anyio.lowlevel.checkpoint_if_cancelled()
         self._job = Job(
             plan, setup_fds=[*([self._range.fd] if self._range else []), *([] if origin is None else [origin.tree])], parent_fds=[],
-            command_fds=[*plumbing.child, *cgroup_fds], tty=spec.tty,
+            command_fds=[*plumbing.child, *cgroup_fds], tty=spec.tty, brief=main.brief,
         )  # fmt: skip
         self._channel = Channel(self._job.socket, self._handle)
         if plan.command:

@@ -213,7 +213,17 @@ class Lines:
 class SendStream(_Descriptor, anyio.abc.ByteSendStream):
     """What a command reads: an `anyio.abc.ByteSendStream`; `aclose` is its end of file."""
 
-    async def send(self, item: bytes) -> None:
+    def fill(self, item: bytes) -> memoryview:
+        """Send what the pipe takes now: what is left. For a pipe whose other end is open here, too."""
+        view = memoryview(item).cast("B")
+        while view:
+            try:
+                view = view[os.write(self._open(), view) :]
+            except BlockingIOError:
+                break
+        return view
+
+    async def send(self, item: bytes | memoryview) -> None:
         """Send all of `item`, waiting for the reader. Raises BrokenResourceError where nobody reads any more."""
         await anyio.lowlevel.checkpoint_if_cancelled()
         view = memoryview(item).cast("B")

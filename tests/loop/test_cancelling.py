@@ -224,9 +224,9 @@ async def test_commands_in_one_place_cancelled_at_random_moments():
 
 
 async def test_the_body_cancelled():
-    with anyio.move_on_after(0.05) as scope:
+    with anyio.CancelScope() as scope:
         async with Container(Spec(SLEEPER)) as box:
-            pid = box.pid
+            pid, scope.deadline = box.pid, anyio.current_time() + 0.05
             await anyio.sleep_forever()
     assert scope.cancelled_caught and not alive(pid) and box.exit.reason is Reason.KILLED
 

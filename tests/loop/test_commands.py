@@ -141,6 +141,50 @@ async def test_a_command_that_is_not_there_is_told_and_the_place_lives_on():
         assert (await box.run(["true"])).ok
 
 
+@pytest.mark.parametrize("seconds", ["0", "0.001", "0.002", "0.05"])
+async def test_a_run_is_told_once_or_in_time_however_long_it_takes(seconds):
+    """A brief one's start is told with its end; what it wrote, and its status, are the same either way."""
+    async with Container(Spec()) as box:
+        for n in range(20):
+            result = await box.run(shell(f"sleep {seconds}; cat; echo err >&2; exit {n}"), input=b"in")
+            assert (result.exit.code, result.stdout, result.stderr) == (n, b"in", b"err\n")
+            assert result.exit.usage.memory_peak
+
+
+async def test_more_input_and_output_than_pipes_hold():
+    async with Container(Spec()) as box:
+        data = bytes(range(256)) * 4096
+        result = await box.run(["cat"], input=data)
+        assert result.ok and result.stdout == data
+
+
+async def test_a_command_that_fails_to_start_after_others_were_kept_back():
+    async with Container(Spec()) as box, anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(box.run, ["sleep", "0.01"])
+        for _ in range(20):
+            with pytest.raises(SpawnError, match="absent"):
+                await box.run(["/absent"])
+
+
+async def test_a_run_that_was_not_told_of_yet_ends_with_its_place():
+    """Wherever in its start it is: a Result that says who killed it, or that it was over, or that it never began; never a hang."""
+    for number in range(30):
+        async with Container(Spec()) as box, anyio.create_task_group() as tasks:
+
+            async def one(box=box):
+                with contextlib.suppress(CrecheError):
+                    result = await box.run(SLEEPER)
+                    assert result.exit.reason is Reason.KILLED
+
+            tasks.start_soon(one)
+            for _ in range(number % 6):
+                await anyio.lowlevel.checkpoint()
+            if number % 2:
+                await anyio.sleep(number / 20_000)
+            box.kill()
+
+
 async def test_a_timeout_ends_the_command_and_not_the_place():
     async with Container(Spec()) as box:
         result = await box.run(shell("echo before; sleep 1000"), timeout=0.3)

@@ -135,7 +135,7 @@ async def test_rubbish_at_any_point_is_an_end_and_no_hang(monkeypatch, at):
     with anyio.fail_after(BOUND):
         try:
             async with Container(Spec(SLEEPER)) as box:
-                result = await box.run(["true"])
+                result = await box.run(["sleep", "0.05"])
                 assert result.exit.reason is Reason.LOST
         except CrecheError as error:
             assert str(error)
@@ -148,7 +148,8 @@ async def test_rubbish_while_others_wait(monkeypatch):
         monkeypatch.setattr(control, "decode", lambda data: None)
         with anyio.fail_after(BOUND):
             with pytest.raises(CrecheError):
-                await box.run(["true"])
+                async with box.open(["true"]):
+                    pass
             exit = await box
         assert exit.reason is Reason.LOST
 

@@ -7,6 +7,7 @@ import pytest
 from loop.helpers import BOUND, SLEEPER, supervisor
 
 from creche import Container, Limits, Reason, Spec
+from creche.cgroups import Group
 from needs import needs
 
 pytestmark = needs("native", "userns", "limits")
@@ -29,6 +30,17 @@ async def test_killed():
         box.kill()
         with anyio.fail_after(BOUND):
             assert (await box).reason is Reason.KILLED
+
+
+async def test_a_freeze_that_is_cancelled_is_taken_back(monkeypatch):
+    async with frozen_soon() as box:
+        with monkeypatch.context() as slow, anyio.CancelScope() as scope:
+            slow.setattr(Group, "frozen", property(lambda self: False))  # as long as we look
+            scope.cancel()
+            await box.freeze()
+        assert scope.cancelled_caught
+        with anyio.fail_after(BOUND):
+            assert (await box.run(["echo", "x"])).stdout == b"x\n"
 
 
 async def test_a_command_that_stands_still_before_its_exec_is_given_up():

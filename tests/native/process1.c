@@ -23,6 +23,7 @@ static unsigned char is_open[NUMBERS];
 static int storm, rounds, last_pid, reaped, ended;
 static struct { int pid, zombie; } processes[PROCESSES];
 static void *mapped;
+static int64_t clock_us;
 static unsigned long started, failed_starts, exited, killed, listeners, let_ons;
 
 static uint64_t chance(void)
@@ -57,18 +58,25 @@ static void close_fd(long fd)
 static void account(void)
 {
 	unsigned char mine[NUMBERS] = { 1, 1, 1 };
-	unsigned starts = 0;
+	unsigned starts = 0, kept_back = 0;
 
 	for (unsigned i = 0; i < CRECHE_MAX_COMMANDS; i++)
 		if (commands[i].pid && commands[i].report >= 0) {
 			starts++;
 			mine[commands[i].report] = mine[commands[i].pidfd] = 1;
+			assert(!commands[i].tell_at);
 			if (commands[i].pty >= 0)
 				mine[commands[i].pty] = 1;
 			if (commands[i].listener >= 0)
 				mine[commands[i].listener] = 1;
 		}
 	assert(starts == starting && starts <= MAX_STARTING);
+	for (unsigned i = 0; i < CRECHE_MAX_COMMANDS; i++)
+		if (commands[i].pid && commands[i].tell_at) {
+			kept_back++;
+			mine[commands[i].pidfd] = 1;
+		}
+	assert(kept_back == untold);
 	for (unsigned i = 0; i < CRECHE_SLOTS; i++)
 		if (slots[i] >= 0) {
 			assert((i < 64 && ctx.keep[i / 32] >> i % 32 & 1) || (i >= CRECHE_SLOT_PASSED && i < CRECHE_SLOT_PASSED + held));
@@ -143,6 +151,10 @@ static long polled(struct pollfd *fds, long count, const void *timeout)
 			ctx.keep[0] |= 1 << CRECHE_SLOT_DEVPTS;
 		}
 		account();
+		if (untold) { /* it will be told in time */
+			const struct __kernel_timespec *wait = timeout;
+			assert(wait && !wait->tv_sec && wait->tv_nsec <= CRECHE_BRIEF_US * 1000);
+		}
 		events();
 		rounds++;
 	}
@@ -171,7 +183,6 @@ static long polled(struct pollfd *fds, long count, const void *timeout)
 		}
 		ready += fds[i].revents != 0;
 	}
-	(void)timeout;
 	return ready;
 }
 
@@ -212,7 +223,7 @@ static long received(struct wire_msghdr *header)
 	if (seldom())
 		return -EAGAIN;
 	request.size = sizeof plan;
-	request.flags = (uint32_t)(below(2) ? CRECHE_RUN_PTY : 0) | (uint32_t)(below(2) ? CRECHE_RUN_LISTENER : 0) | (below(1000) ? 0 : CRECHE_RUN_MAIN) | (below(5) ? 0 : CRECHE_BLOB_MEMFD);
+	request.flags = (uint32_t)(below(2) ? CRECHE_RUN_PTY : 0) | (uint32_t)(below(2) ? CRECHE_RUN_BRIEF : 0) | (uint32_t)(below(2) ? CRECHE_RUN_LISTENER : 0) | (below(1000) ? 0 : CRECHE_RUN_MAIN) | (below(5) ? 0 : CRECHE_BLOB_MEMFD);
 	if (request.type > CRECHE_RUN && (request.type != CRECHE_RESET || below(2)))
 		request.flags = 0;
 	if (request.type == CRECHE_OPEN_FILE) {
@@ -306,6 +317,10 @@ long creche_record(long nr, long a, long b, long c, long d, long e, long f)
 		return 0;
 	case __NR_ppoll:
 		return polled((struct pollfd *)a, b, (void *)c);
+	case __NR_clock_gettime:
+		clock_us += (int64_t)below(CRECHE_BRIEF_US / 4);
+		*(struct __kernel_timespec *)b = (struct __kernel_timespec){ clock_us / 1000000, clock_us % 1000000 * 1000 };
+		return 0;
 	case __NR_recvmsg:
 		return a == CONTROL ? received((struct wire_msghdr *)b) : received_listener((struct wire_msghdr *)b);
 	case __NR_sendmsg:
@@ -400,7 +415,7 @@ static void live(void)
 	memset(ctx.keep, 0, sizeof ctx.keep);
 	ctx.report_fd = -1;
 	is_open[0] = is_open[1] = 1;
-	highest = starting = held = 0;
+	highest = starting = held = untold = 0;
 	rounds = reaped = 0;
 	last_pid = 1;
 	if (!setjmp(death))

@@ -23,7 +23,7 @@ def spawning(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def process1(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("process1"), "process1", ["init_files.c", "init_listen.c", "init_self.c", "init_talk.c", *INTERPRETER])
+    return build(tmp_path_factory.mktemp("process1"), "process1", ["init_brief.c", "init_files.c", "init_listen.c", "init_self.c", "init_talk.c", *INTERPRETER])
 
 
 @pytest.mark.parametrize("scene", SCENES)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 
 import anyio
 import pytest
+from attrs import evolve
 
 from creche.errors import ExitError
 from creche.results import Reason
 from creche.spec import Namespaces, Spec
-from creche.supervisor import events
+from creche.supervisor import conductor, events
 from creche.supervisor.childspec import ChildSpec
 from creche.supervisor.conductor import GaveUp
 from creche.supervisor.probes import Command, Completed, Line, Notify
@@ -41,6 +44,35 @@ async def test_a_killed_worker_is_replaced_and_nothing_is_left(anyio_backend):
     for pid in (*before.values(), *after.values()):
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("at_once", [4, 1000])
+async def test_many_that_start_together_hold_no_more_descriptors_than_when_they_run(
+    anyio_backend, at_once, monkeypatch
+):
+    """The control is all of them at once: there the same number of descriptors is not enough."""
+    monkeypatch.setattr(conductor, "SPAWNING", at_once)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = 40
+    workers = ChildSpec("w", Spec(SLEEPER), count=count, depends_on=[], shutdown=0)
+    held = len(os.listdir("/proc/self/fd"))
+    async with Supervisor([evolve(workers, count=1)]) as sup:
+        await sup.wait_ready()
+        each = len(os.listdir("/proc/self/fd")) - held
+    resource.setrlimit(resource.RLIMIT_NOFILE, (held + count * each + 60, hard))
+    try:
+        with anyio.fail_after(60), gave_up() if at_once > count else contextlib.nullcontext():
+            async with Supervisor([workers], intensity=0) as sup:
+                await sup.wait_ready()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@contextlib.contextmanager
+def gave_up():
+    with pytest.raises(GaveUp) as caught:
+        yield
+    assert "descriptors exhausted" in str(caught.value.exceptions[0])
 
 
 async def test_giving_up_shows_what_the_program_last_said(anyio_backend):

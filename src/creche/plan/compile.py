@@ -63,6 +63,7 @@ class Plan:
     joins: tuple[tuple[str, str | int], ...]  #: namespaces entered before it: (name, path or descriptor)
     init: bool
     caller_is_root: bool = False  #: the caller's own id is the container's uid 0
+    at_once: bool = False  #: the init is executed while its maps are written
     descriptors: tuple[Descriptor, ...] = ()
     view: View | None = None  #: what the container shares with others; it comes with the setup, as its last descriptor
 
@@ -155,11 +156,15 @@ def compile(spec: Spec, machine: Machine, context: Context) -> Plan:
         raise SpecError("user", spec.user, "without an init of ours a name can't be looked up inside: give numbers")
     if spec.command is not None and account is not None:
         command = steps_of_command(spec, spec.command, machine, who, account, context)
-    return Plan(
+    # It is undumpable from its exec on, and its files in /proc are the host's root's then (proc(5)). A time namespace is entered
+    # by an exec, with the offsets that it has by then.
+    at_once = spec.has_init and not joins and machine.is_root and machine.initial_user_namespace and "CAP_DAC_OVERRIDE" in machine.capabilities
+    plan = Plan(
         parent=tuple(parent), setup=setup, command=command, who=who, new=new, joins=joins,
         init=spec.has_init, caller_is_root=outside(who.uid_map, 0) == machine.euid, descriptors=descriptors,
         view=view_of(spec, machine, context.view) if _shares(spec, machine, context) else None,
     )  # fmt: skip
+    return evolve(plan, at_once=at_once and plan.ambient and all(isinstance(step, (st.Map, st.Idmap)) for step in parent))
 
 
 def _shares(spec: Spec, machine: Machine, context: Context) -> bool:

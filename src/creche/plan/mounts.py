@@ -168,21 +168,26 @@ class Mounts(Pieces):
                 self.host.append(st.Open(slot=st.PROC, text="/proc", flags=st.DIRECTORY))
             return
         if "/proc" not in taken:
-            self._proc(Proc(), "rootfs")
+            self._proc(Proc(), "rootfs", new=self._fresh)
         if "/dev" not in taken:
             self._dev(taken)
         if isinstance(self.spec.rootfs, Overlay) and self.spec.rootfs.history and "/tmp" not in taken:
             self.build.append(st.MakeDirectory(text="/tmp", a=0o1777, flags=st.OPTIONAL, blame="rootfs.history"))
         elif "/tmp" not in taken:
-            self._attach(self._tmpfs(TMP_SIZE, 0o1777, "rootfs"), "/tmp", "rootfs")
+            self._attach(self._tmpfs(TMP_SIZE, 0o1777, "rootfs"), "/tmp", "rootfs", new=self._fresh)
 
-    def _proc(self, proc: Proc, blame: str) -> None:
+    @property
+    def _fresh(self) -> bool:
+        """Whether the root is a new directory of ours, in which our own names are new as well."""
+        return isinstance(self.spec.rootfs, HostView)
+
+    def _proc(self, proc: Proc, blame: str, *, new: bool = False) -> None:
         if self.spec.namespaces.pid is not True:
             # A fresh proc shows the PID namespace of whoever mounts it, and takes power over that (user_namespaces(7)).
             slot = self._tree("/proc", blame)
             self.host.append(st.Open(slot=st.PROC, text="/proc", flags=st.DIRECTORY))
             self._attributes(slot, NOSUID | NODEV | NOEXEC, blame)
-            self._attach_kernels((("/proc", ""),), slot, proc.target, blame, flags=st.NO_LINK)
+            self._attach_kernels((("/proc", ""),), slot, proc.target, blame, flags=st.NO_LINK, new=new)
             return
         options = []
         if proc.hidepid is not None:
@@ -191,7 +196,7 @@ class Mounts(Pieces):
             options.append(("subset", str(proc.subset)))
         first = not any(slot == st.PROC for _, slot, _ in self._kernels)
         slot = self._new("proc", options, NOSUID | NODEV | NOEXEC, blame, slot=st.PROC if first else None)
-        self._attach_kernels((("/proc", ""),), slot, proc.target, blame, flags=st.NO_LINK)
+        self._attach_kernels((("/proc", ""),), slot, proc.target, blame, flags=st.NO_LINK, new=new)
 
     def _dev(self, taken: set[str]) -> None:
         if self.shared:  # its nodes are there
@@ -341,22 +346,23 @@ class Mounts(Pieces):
             top, name = path.split("/")[1:3]
             return top != "proc" or self.view.shows(name, to_root=not self.who.private and self.machine.may_map_ids)
 
-        def of(paths: tuple[str, ...] | None, defaults: tuple[str, ...]) -> Iterable[tuple[int, str]]:
+        def of(paths: tuple[str, ...] | None, defaults: tuple[str, ...]) -> Iterable[tuple[int, str, int]]:
             """Slots and paths: below the very trees that show them, whose names nobody moves away while we work."""
             if paths is not None:  # the Spec's own: as they are called inside
                 for path in paths:
                     top, _, rest = path[1:].partition("/")
                     if rest and "/" + top in ours:
-                        yield ours["/" + top], rest
+                        yield ours["/" + top], rest, 0
                     elif not self.layering:
-                        yield st.NONE, path
+                        yield st.NONE, path, 0
                 return
             for path in () if security.privileged else filter(there, defaults):
                 for shows, slot, place in (*self._kernels, *elsewhere):
                     if path.startswith(shows + "/"):  # what a Bind names itself was asked for
-                        yield slot, (place + path.removeprefix(shows)).lstrip("/" if slot != st.NONE else "")
+                        below = (place + path.removeprefix(shows)).lstrip("/" if slot != st.NONE else "")
+                        yield slot, below, 0 if slot == st.NONE or "/" in below else st.NO_LINK
                 if "/" + path.split("/")[1] in others:
-                    yield st.NONE, path
+                    yield st.NONE, path, 0
 
         masked, readonly = [*of(security.masked_paths, MASKED)], of(security.readonly_paths, READONLY)
         if masked:
@@ -364,10 +370,10 @@ class Mounts(Pieces):
             if not self.shared:
                 self._nothing(stage)
                 self.build.append(st.MountAttr(slot=stage, a=RDONLY | NOSUID | NODEV | NOEXEC))  # and so are its clones
-            for slot, path in masked:
-                self.build.append(st.Mask(slot=stage, slot2=slot, text=path, text2="empty", text3="nothing", blame="security.masked_paths"))
-        for slot, path in readonly:
-            self.build.append(st.ReadOnly(slot=slot, text=path, blame="security.readonly_paths"))
+            for slot, path, flags in masked:
+                self.build.append(st.Mask(slot=stage, slot2=slot, text=path, text2="empty", text3="nothing", flags=flags, blame="security.masked_paths"))
+        for slot, path, flags in readonly:
+            self.build.append(st.ReadOnly(slot=slot, text=path, flags=flags, blame="security.readonly_paths"))
         if self.spec.rootfs is None and self._stage is not None:
             self.build.append(st.Unstage(slot=self._stage))  # there is no old root to go with
 

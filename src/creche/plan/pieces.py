@@ -141,12 +141,16 @@ class Pieces:
         if attributes:
             self.build.append(st.MountAttr(slot=slot, a=attributes, flags=st.RECURSIVE if recursive else 0, blame=blame))
 
-    def _attach(self, slot: int, target: str, blame: str) -> None:
-        self.build.append(st.Attach(slot=slot, text=target, blame=blame))
+    def _attach(self, slot: int, target: str, blame: str, *, flags: int = 0, new: bool = False) -> None:
+        """`new`: a name at the top of a root where there is none of that yet, for a directory."""
+        if new:
+            self.build.append(st.Attach(slot=slot, slot2=st.ROOT, text=target[1:], flags=flags | st.DIRECTORY, blame=blame))
+        else:
+            self.build.append(st.Attach(slot=slot, text=target, flags=flags, blame=blame))
 
-    def _attach_kernels(self, shown: Shown, slot: int, target: str, blame: str, *, flags: int = 0) -> None:
+    def _attach_kernels(self, shown: Shown, slot: int, target: str, blame: str, *, flags: int = 0, new: bool = False) -> None:
         """Attaches a tree with files of the kernel in it, and remembers it: what is covered there is covered below the tree itself."""
-        self.build.append(st.Attach(slot=slot, text=target, flags=flags | st.KEEP_SLOT, blame=blame))
+        self._attach(slot, target, blame, flags=flags | st.KEEP_SLOT, new=new)
         self._kernels += [(path, slot, place) for path, place in shown]
         if target in ("/proc", "/sys"):
             self._ours[target] = slot

@@ -25,6 +25,9 @@ from creche.supervisor.sockets import Sockets
 from creche.supervisor.states import Actual, State, Wanted
 from creche.supervisor.view import Child, view_of
 
+SPAWNING = 32
+"""Containers that are spawned at a time. A few threads do it: more would only hold descriptors while they wait."""
+
 
 class GaveUp(ExceptionGroup[Exception], CrecheError):
     """A supervisor gave up: the restart of `child` was one too many. The exceptions are those restarts' reasons.
@@ -83,6 +86,7 @@ class Conductor:
         self.gave_up = anyio.Event()
         self.failed_trials: dict[str, events.Record | None] = {}
         self.readers: WeakSet[LinesReader] = WeakSet()
+        self.spawning = anyio.Semaphore(SPAWNING)
         most = state.intensity.restarts
         self._falls: deque[events.Record] = deque(maxlen=max(1, 0 if most is None else most + 1))
         self._keep = keep

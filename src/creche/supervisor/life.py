@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from typing import Any, Protocol
 
 import anyio
@@ -30,6 +30,7 @@ class Home(Protocol):
     """What a life needs of its supervisor."""
 
     random: Callable[[], float]
+    spawning: anyio.Semaphore
 
     def publish(self, event: events.Event) -> None: ...
     def make_box(self, spec: Spec, child: ChildSpec) -> Box: ...
@@ -146,13 +147,21 @@ class Life:
             return
         socket = NotifySocket.make() if self.spec.notifies else None
         try:
-            async with await self._make(socket) as entered:
+            async with self._in_turn(await self._make(socket)) as entered:
                 self.box = entered
                 self._scope.deadline = float("inf")
                 await self._look_after(socket)
         finally:
             if socket is not None:
                 socket.close()
+
+    @asynccontextmanager
+    async def _in_turn(self, box: Box) -> AsyncIterator[Any]:
+        """A container that is being spawned holds twice what it holds then: of a thousand, so many are at a time."""
+        async with AsyncExitStack() as stack:
+            async with self._home.spawning if isinstance(self.spec.spec, Spec) else nullcontext():
+                entered = await stack.enter_async_context(box)
+            yield entered
 
     async def _make(self, socket: NotifySocket | None) -> Box:
         made = self.spec.spec

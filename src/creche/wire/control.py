@@ -14,7 +14,7 @@ SETUP, RUN, SIGNAL, OPEN_FILE, RESET = 2, 3, 4, 5, 7
     FILE_OPEN, FILE_MKDIR, FILE_UNLINK, FILE_RMDIR, FILE_SYMLINK, FILE_MODE, FILE_OWNER, FILE_LAYER, FILE_XATTR, FILE_TREE, FILE_STAGE, FILE_UNSTAGE,
 ) = range(12)  # fmt: skip
 READY, FAILED, STARTED, START_FAILED, EXITED, OPENED = range(65, 71)
-RUN_MAIN, RUN_PTY, RUN_LISTENER = 1, 2, 16
+RUN_MAIN, RUN_PTY, RUN_LISTENER, RUN_BRIEF = 1, 2, 16, 32
 
 _HEAD = struct.Struct("=2I2i9Q")
 _FAILURE = struct.Struct("=5Ii2I224s")
@@ -44,7 +44,7 @@ class Reply(NamedTuple):
     maxrss: int  #: bytes
     blocks_read: int
     blocks_written: int
-    failure: Failure
+    failure: Failure | None  #: of FAILED and START_FAILED
 
 
 def failure_of(data: bytes) -> Failure:
@@ -60,4 +60,4 @@ def decode(data: bytes) -> Reply | None:
     kind, ident, status, _, user, system, rss, _minor, _major, blocks_in, blocks_out, _vol, _inv = _HEAD.unpack_from(data)
     if not READY <= kind <= OPENED:
         return None
-    return Reply(kind, ident, status, user / 1e6, system / 1e6, rss * 1024, blocks_in, blocks_out, failure_of(data[_HEAD.size :]))
+    return Reply(kind, ident, status, user / 1e6, system / 1e6, rss * 1024, blocks_in, blocks_out, failure_of(data[_HEAD.size :]) if kind in (FAILED, START_FAILED) else None)
