@@ -245,6 +245,20 @@ def memory(bench: Bench, count: int) -> Iterator[str]:
     yield "| bar | 40 | 300 |"
 
 
+def crowd(bench: Bench, count: int) -> Iterator[str]:
+    """Many that wait: whether the last costs what the first did, and what all of them use while nothing happens."""
+    answer = bench.server("asyncio#crowd").ask(f"crowd creche {count}")
+    yield f"| {count} idle containers, made after each other | the first tenth | the last tenth | ratio |"
+    yield "|---|---:|---:|---:|"
+    for words, name in (("median wall ms of a start", ""), ("processor ms of a start", "_used")):
+        first, last = answer["first" + name], answer["last" + name]
+        yield f"| {words} | {first:.2f} | {last:.2f} | {last / first:.2f} |"
+    yield "| bar | | | 1.2 |"
+    yield ""
+    yield f"In 5 seconds in which nothing happened the parent used {answer['idle']:.0f} ms of a processor and all their inits {answer['idle_inits']:.1f} ms; "
+    yield f"each container costs the parent {answer['parent'] / 1024:.1f} KB (bar: 40)."
+
+
 def pauses(bench: Bench, count: int) -> Iterator[str]:
     yield f"| the loop's pauses in {count} starts | median ms | p99 ms | worst ms |"
     yield "|---|---:|---:|---:|"
@@ -329,6 +343,7 @@ def main() -> None:
         text += [*stdout(bench, (64 << 20) if options.quick else GIB, creche), ""]
         if creche:
             text += [*memory(bench, 64 if options.quick else 200), ""]
+            text += [*crowd(bench, 64 if options.quick else 2000), ""]
             text += [*pauses(bench, 128 if options.quick else 1024), ""]
     who = "root" if os.geteuid() == 0 else "an ordinary user"
     text.append(

@@ -4,7 +4,8 @@
 
 It reads one request a line, `KIND CONTENDER COUNT`, and answers each with one line of JSON. Kinds: `one` (COUNT starts
 after each other: wall and own processor nanoseconds of each), `many` (COUNT starts, 64 at a time: seconds), `pour` (COUNT
-bytes of stdout: seconds), `idle` (COUNT containers that wait: bytes), `pauses` and `pauses64` (COUNT starts after each other,
+bytes of stdout: seconds), `idle` (COUNT containers that wait: bytes), `crowd` (COUNT containers that wait, made after each other:
+the processor milliseconds and the wall milliseconds of one of the first tenth and of the last, and of all of them while they wait), `pauses` and `pauses64` (COUNT starts after each other,
 or 64 at a time: the loop's pauses in ms).
 """
 
@@ -12,11 +13,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import anyio
@@ -232,6 +235,46 @@ async def idle(contender: str, count: int) -> dict[str, float]:
     return {"parent": parent, "init": inits[len(inits) // 2]}
 
 
+def processor() -> float:
+    """Seconds of this process and of the dead that it has waited for; the inits are alive, and counted by themselves."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + used.ru_utime + used.ru_stime
+
+
+def of_inits(boxes: list[Any]) -> float:
+    """Seconds that their first processes have had a processor: sched-stats.rst, the first number."""
+    return sum(int(Path(f"/proc/{box.init_pid}/schedstat").read_text().split()[0]) for box in boxes) / 1e9
+
+
+async def crowd(contender: str, count: int) -> dict[str, float]:
+    """Whether a container costs what the first one did where so many wait already, and what they use while they wait."""
+    from contextlib import AsyncExitStack
+
+    from creche import Container
+
+    tenth, one = max(1, count // 10), spec()
+    wall: list[float] = []
+    used: list[float] = []
+    before = private("self")
+    async with AsyncExitStack() as stack:
+        boxes = []
+        for _ in range(count):
+            begin, begin_used = time.perf_counter(), processor()
+            boxes.append(await stack.enter_async_context(Container(one)))
+            used.append(processor() - begin_used + of_inits(boxes[-1:]))
+            wall.append(time.perf_counter() - begin)
+        parent = (private("self") - before) / count
+        inits_at_rest, at_rest = of_inits(boxes), processor()
+        await anyio.sleep(5)
+        idle_used, inits_used = processor() - at_rest, of_inits(boxes) - inits_at_rest
+    first, last = slice(tenth // 10, tenth), slice(-tenth, None)
+    return {
+        "first": median(wall[first]) * 1000, "last": median(wall[last]) * 1000,
+        "first_used": sum(used[first]) / len(used[first]) * 1000, "last_used": sum(used[last]) / len(used[last]) * 1000,
+        "idle": idle_used * 1000, "idle_inits": inits_used * 1000, "parent": parent,
+    }  # fmt: skip
+
+
 async def pauses(contender: str, count: int, at_once: int = 1) -> dict[str, float]:
     """How long the loop did not come round, while so many were started: a task that wants to run every millisecond."""
     gaps: list[float] = []
@@ -261,6 +304,7 @@ KINDS: dict[str, Callable[[str, int], Awaitable[Any]]] = {
     "many": many,
     "pour": pour,
     "idle": idle,
+    "crowd": crowd,
     "pauses": pauses,
     "pauses64": pauses64,
 }
