@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, cast, overload
 
 import anyio
@@ -109,6 +109,7 @@ class Branching:
         _context: Context
         _origin: Origin | None
         _next_name: int
+        _sources: Mapping[int, int] | None
         _groups: Groups
 
         @property
@@ -154,7 +155,7 @@ class Branching:
     async def _branch(self, made: Branches, names: tuple[str, ...], room: int) -> Container:
         from .container import Container
 
-        branch = Container(self.spec)
+        branch = Container(self.spec, sources=self._sources)
         with failing("/"):
             tree = await self._ask_file(".", verb=control.FILE_TREE)
         try:

@@ -60,6 +60,13 @@ REMAINS = {
         BACKGROUND.format(program='import socket, time; s = socket.socket(1); s.bind(b"\\0mine"); time.sleep(999)', seen="grep -q @mine /proc/net/unix"),
         "grep -o @mine /proc/net/unix",
     ),
+    "a timer": Remain(
+        BACKGROUND.format(
+            program='import signal, time; signal.signal(14, lambda *_: open("/tmp/tick", "w").write("mine")); signal.setitimer(0, 0.01, 0.01); [time.sleep(1) for _ in range(999)]',
+            seen="test -s /tmp/tick",
+        ),
+        "sleep 0.1; cat /tmp/tick 2>/dev/null",
+    ),
     "a connection in TIME_WAIT": Remain(sh(LOOPBACK), "grep -o 1E61 /proc/net/tcp"),
     "what the network counts": Remain(sh(LOOPBACK), "awk '/lo:/ && $2 > 0' /proc/net/dev"),
     "a terminal": Remain(
