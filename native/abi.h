@@ -97,6 +97,10 @@ struct creche_failure {
 
 /* Messages to the init. SIGNAL is for a command, with id 0 for every process. */
 enum { CRECHE_GO = 1, CRECHE_SETUP, CRECHE_RUN, CRECHE_SIGNAL, CRECHE_OPEN_FILE, CRECHE_HOLD, CRECHE_RESET };
+/* A message to a template (fork.c): a container of these namespaces (a), its maps being the text, gid_map's and uid_map's. With it
+   come its init's socket, a pidfd of the supervisor, the init's program, and the other end of the socket that its forked command is
+   told by. The answer is STARTED with the init's pidfd, `id` being the forked command's number inside, or START_FAILED. */
+enum { CRECHE_FORK = 33 };
 /* What OPEN_FILE asks for, below a directory that comes with it; OPEN without one: below the root. Where its root's layers lie:
    LAYER opens, TREE copies the mounts, STAGE attaches a tree that comes with it, UNSTAGE takes that away. */
 enum {
@@ -113,6 +117,7 @@ enum {
 	CRECHE_QUIET = 8,               /* SETUP: a command follows, whose start says READY too */
 	CRECHE_RUN_LISTENER = 16,       /* its filter has a listener, which travels with STARTED as the last descriptor */
 	CRECHE_RUN_BRIEF = 32,          /* where it ends within CRECHE_BRIEF_US, EXITED alone says that it started, too */
+	CRECHE_RUN_FORKED = 64,         /* it is there already: the init's child with the number `number`; there is no Plan */
 };
 
 /* What the sendmsg that hands a listener over bears in its unused arguments 4 and 5: the filter with the listener lets that one

@@ -1,7 +1,7 @@
 /* What runs in a spawned child before it is the init or the command: raw system calls and nothing else. */
+#include "enter.h"
 #include "spawn.h"
 #include <asm/errno.h>
-#include <linux/capability.h>
 #include <linux/close_range.h>
 #include <linux/fcntl.h>
 #include <linux/poll.h>
@@ -54,27 +54,6 @@ void note(struct creche_failure *failure, uint32_t phase, uint32_t detail, long 
 	failure->error = (int32_t)-error;
 }
 
-/* A fresh user namespace has all capabilities and, until the maps are there, an unmapped id, which loses them at exec;
-   ambient ones stay (capabilities(7)). They leave `permitted` as it is, so the memory that we share stays dumpable. */
-static long keep_capabilities(void)
-{
-	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
-	struct __user_cap_data_struct data[2];
-	long r = sys2(__NR_capget, &header, data);
-
-	if (r < 0)
-		return r;
-	data[0].inheritable = data[0].permitted;
-	data[1].inheritable = data[1].permitted;
-	r = sys2(__NR_capset, &header, data);
-	if (r < 0)
-		return r;
-	for (unsigned i = 0; i < 64; i++)
-		if (data[i / 32].permitted >> i % 32 & 1)
-			sys5(__NR_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, i, 0, 0);
-	return 0;
-}
-
 /* The child that becomes the init. It may share our memory, so it does as little as it can until then. */
 int enter_init(void *arg)
 {
@@ -88,15 +67,8 @@ int enter_init(void *arg)
 		top = from[i] > top ? from[i] : top;
 	/* First of all a table of its own, with no more in it than that: close_range(2). Until then nothing may change in it. */
 	r = sys3(__NR_close_range, top + 1, ~0u, CLOSE_RANGE_UNSHARE);
-	for (int i = 0; i < 3 && r >= 0; i++) { /* up, out of the way of 0, 1, 2 … */
-		r = sys3(__NR_fcntl, from[i], F_DUPFD_CLOEXEC, 3);
-		if (r >= 0)
-			from[i] = (int)r;
-	}
-	for (int i = 0; i < 3 && r >= 0; i++) /* … then down to them; what else is open here belongs to others */
-		r = sys3(__NR_dup3, from[i], i, i == 2 ? O_CLOEXEC : 0);
 	if (r >= 0)
-		r = sys3(__NR_close_range, 3, ~0u, 0);
+		r = take_places(from);
 	from[0] = r >= 0 ? 0 : from[0];
 	take_room();
 	if (r >= 0 && job->flags & CRECHE_SPAWN_AMBIENT)

@@ -170,12 +170,26 @@ failed:
 	return r;
 }
 
+/* A command that was forked before we were executed, from a template: ours to reap as any other. */
+static long adopt(const struct creche_request *request, struct command *command)
+{
+	struct creche_reply started = { .type = CRECHE_STARTED, .id = request->id };
+	int pidfd = (int)sys2(__NR_pidfd_open, request->number, 0);
+
+	if (pidfd < 0)
+		return pidfd;
+	*command = (struct command){ .pid = request->number, .id = request->id, .report = -1, .pidfd = -1, .pty = -1, .listener = -1 };
+	reply(&started, &pidfd, 1, command->pid);
+	sys1(__NR_close, pidfd);
+	return 0;
+}
+
 static void run(const struct creche_request *request, const void *plan)
 {
 	struct command *command = free_command();
 	struct creche_failure none = { .phase = CRECHE_PHASE_COMMAND, .index = ~0u, .op = CRECHE_OP_COUNT,
 		.detail = CRECHE_DETAIL_CLONE };
-	long r = command ? start(request, plan, command) : -EAGAIN;
+	long r = !command ? -EAGAIN : request->flags & CRECHE_RUN_FORKED ? adopt(request, command) : start(request, plan, command);
 
 	if (r < 0) {
 		none.error = (int32_t)-r;
@@ -348,7 +362,7 @@ _Noreturn void begin(void)
 	static struct pollfd fds[3 + 2 * MAX_STARTING];
 	static struct command *who[2 * MAX_STARTING];
 	uint64_t children = 1u << (SIGCHLD - 1);
-	long births_at, more = 0;
+	long births_at, more = 1; /* a command that was forked before us may be dead, its signal lost */
 	struct { void *handler; unsigned long flags; void *restorer; uint64_t mask; } fresh = { 0 };
 
 	/* Readable memory of ours is dumpable after an exec: not for guests. */

@@ -95,16 +95,22 @@ void interp_fail(struct ctx *c, uint32_t index, const struct creche_step *s, lon
 	c->failure->error = (int32_t)-error;
 }
 
+long interp_step(struct ctx *c, uint32_t i)
+{
+	long r = steps[c->steps[i].op](c, &c->steps[i]);
+
+	if (r < 0)
+		interp_fail(c, i, &c->steps[i], r);
+	return r < 0 ? r : 0;
+}
+
 long interp_run(struct ctx *c)
 {
-	for (uint32_t i = 0; i < c->count; i++) {
-		long r = steps[c->steps[i].op](c, &c->steps[i]);
-		if (r < 0) {
-			interp_fail(c, i, &c->steps[i], r);
-			return r;
-		}
-	}
-	return 0;
+	long r = 0;
+
+	for (uint32_t i = 0; i < c->count && r >= 0; i++)
+		r = interp_step(c, i);
+	return r;
 }
 
 int slot_take(struct ctx *c, unsigned slot)

@@ -39,6 +39,7 @@ CRECHE_STEPS(X)
 #undef X
 
 int interp_open(struct ctx *c, const void *blob, uint32_t size);
+long interp_step(struct ctx *c, uint32_t index);
 long interp_run(struct ctx *c);
 void interp_fail(struct ctx *c, uint32_t index, const struct creche_step *s, long error);
 

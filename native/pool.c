@@ -437,3 +437,13 @@ void creche_job_cancel(creche_job *job)
 }
 
 void creche_job_free(creche_job *job) { release(job); }
+
+int creche_init_program(void)
+{
+	int r;
+
+	jobs_lock();
+	r = prepare();
+	jobs_unlock();
+	return r < 0 ? r : exe_fd;
+}

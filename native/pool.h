@@ -54,5 +54,9 @@ const char *creche_op_name(unsigned op);
 unsigned creche_op_count(void);
 /* The program that tries things inside a container: an ELF file. */
 const unsigned char *creche_probe(unsigned *size);
+/* The library that a template forks with: an ELF file. */
+const unsigned char *creche_fork_library(unsigned *size);
+/* The init's program, as a descriptor that stays ours, or -errno. */
+int creche_init_program(void);
 
 #endif

@@ -11,6 +11,7 @@ if not sys.platform.startswith("linux"):
 
 if TYPE_CHECKING:
     from .container import Container as Container
+    from .errors import CallError as CallError
     from .errors import CgroupError as CgroupError
     from .errors import CrecheError as CrecheError
     from .errors import ExitError as ExitError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .errors import SpecError as SpecError
     from .errors import SyscallError as SyscallError
     from .errors import UnsupportedError as UnsupportedError
+    from .errors import WarmError as WarmError
     from .jobs.queue import JobQueue as JobQueue
     from .pool import Pool as Pool
     from .process import Process as Process
@@ -49,16 +51,18 @@ if TYPE_CHECKING:
     from .supervisor.supervisor import Supervisor as Supervisor
     from .syscalls import Syscall as Syscall
     from .violations import Violation as Violation
+    from .warm import ForkServer as ForkServer
+    from .warm import PythonWarm as PythonWarm
 
 # Where each name lives: read when it is first used, so that `import creche` stays cheap.
 _HOMES = {
-    "Bind": "spec.filesystem", "CgroupError": "errors", "ChildSpec": "supervisor.childspec", "Container": "container", "CrecheError": "errors", "DevPts": "spec.filesystem",
-    "Directory": "spec.filesystem", "Exit": "results", "ExitError": "errors", "File": "spec.filesystem", "FileError": "errors",
+    "Bind": "spec.filesystem", "CallError": "errors", "CgroupError": "errors", "ChildSpec": "supervisor.childspec", "Container": "container", "CrecheError": "errors", "DevPts": "spec.filesystem",
+    "Directory": "spec.filesystem", "Exit": "results", "ExitError": "errors", "File": "spec.filesystem", "FileError": "errors", "ForkServer": "warm",
     "HostView": "spec.filesystem", "IdMap": "spec.identity", "JobQueue": "jobs.queue", "Landlock": "spec.security", "Limits": "spec.limits", "Mqueue": "spec.filesystem",
-    "Namespaces": "spec.namespaces", "Overlay": "spec.filesystem", "Pool": "pool", "Proc": "spec.filesystem", "Process": "process", "Reason": "results",
+    "Namespaces": "spec.namespaces", "Overlay": "spec.filesystem", "Pool": "pool", "Proc": "spec.filesystem", "Process": "process", "PythonWarm": "warm", "Reason": "results",
     "Result": "results", "SeccompRules": "spec.security", "Security": "spec.security", "SpawnError": "errors", "Spec": "spec.spec",
     "SpecError": "errors", "Supervisor": "supervisor.supervisor", "Symlink": "spec.filesystem", "Syscall": "syscalls", "SyscallError": "errors", "Sysfs": "spec.filesystem", "Tmpfs": "spec.filesystem",
-    "UnsupportedError": "errors", "Usage": "results", "Violation": "violations", "run": "running",
+    "UnsupportedError": "errors", "Usage": "results", "Violation": "violations", "WarmError": "errors", "run": "running",
 }  # fmt: skip
 
 __all__ = sorted(_HOMES)

@@ -7,6 +7,8 @@
     ├── CgroupError                 a control group could not be made, set or read
     ├── FileError                   a file could not be put into, or taken out of, a container; also an OSError
     ├── SyscallError                a notified call is gone, or what its arguments point to can't be read; also an OSError
+    ├── WarmError                   the template of a warm pool did not come to life, or does not fork
+    ├── CallError                   a function that `Pool.call` called raised, or gave nothing that can be taken
     └── ExitError                   a command did not end well, and ``check`` was asked for
 
 Every class takes keywords with the names of its attributes, survives pickling with all of them, and prints
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from .results import Exit
 
 __all__ = [
+    "CallError",
     "CgroupError",
     "CrecheError",
     "ExitError",
@@ -31,6 +34,7 @@ __all__ = [
     "SpecError",
     "SyscallError",
     "UnsupportedError",
+    "WarmError",
 ]
 
 _SHOWN = 120  # characters of a refused value that an error repeats
@@ -230,6 +234,48 @@ class SyscallError(CrecheError, OSError):
 
     def __str__(self) -> str:
         return _sentence(_printable(self.call), self._SAID.get(self.errno or 0) or _cause(self.errno))
+
+
+class WarmError(CrecheError):
+    """The template of a warm pool did not come to life, or does not fork any more.
+
+    Attributes:
+        message: what happened.
+        hint: what to do about it, or None.
+        traceback: where its imports failed, as Python tells it, or None.
+    """
+
+    _fields = ("message", "hint", "traceback")
+
+    def __init__(self, message: str, hint: str | None = None, traceback: str | None = None) -> None:
+        self.message = message
+        self.hint = hint
+        self.traceback = traceback
+        super().__init__(message, hint, traceback)
+
+    def __str__(self) -> str:
+        return _printable(_sentence(self.message, hint=self.hint))
+
+
+class CallError(CrecheError):
+    """A function that `Pool.call` called raised an exception, or gave nothing that can be taken. All of it is the guest's word.
+
+    Attributes:
+        message: the exception's text, or what is wrong with the answer.
+        type: the name of the exception's class, or None where there was none.
+        traceback: as Python tells it, or None.
+    """
+
+    _fields = ("message", "type", "traceback")
+
+    def __init__(self, message: str, type: str | None = None, traceback: str | None = None) -> None:
+        self.message = message
+        self.type = type
+        self.traceback = traceback
+        super().__init__(message, type, traceback)
+
+    def __str__(self) -> str:
+        return _printable(_sentence(self.type, self.message)) or "the call failed"
 
 
 class ExitError(CrecheError):

@@ -6,7 +6,8 @@ import contextlib
 import errno
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import anyio
@@ -100,12 +101,16 @@ class Place:
         """Run another command in it to its end: a Result, as of `creche.run`."""
         from .running import run_in
 
-        return await run_in(cast("Container", self), command, input, timeout, max_output, on_overflow, check, fields)
+        return await run_in(cast("Container", self), partial(self._launch, brief=True), command, input, timeout, max_output, on_overflow, check, fields)
 
-    async def _launch(self, command: Any, fields: dict[str, Any], *, program: int = -1, input: bytes | None = None, brief: bool = False) -> Process:
+    async def _launch(
+        self, command: Any, fields: dict[str, Any], *, program: int = -1, input: bytes | None = None, brief: bool = False,
+        sources: Mapping[int, int] | None = None,
+    ) -> Process:  # fmt: skip
         """Start a command; with `program` what is executed is that descriptor, whatever the container's files are.
 
         `input` is what it finds in its stdin, as far as that goes in. A `brief` one may have ended when this returns, and if so has no pid.
+        `sources`: which descriptor of ours a number of its `pass_fds` stands for.
         """
         if self._state is not State.RUNNING or self._channel is None or not self.spec.has_init or self._resetting:
             why = "it is being reset" if self._resetting else self._state.value if self.spec.has_init else "it has no init of ours to start commands"
@@ -113,7 +118,7 @@ class Place:
         words = words_of(command)
         spec, added = commands.derive(self.spec, {**fields, "pass_fds": (PROGRAM,)} if program >= 0 else fields)
         await self._begin_layer(words)
-        plumbing = Plumbing(spec, {PROGRAM: program} if program >= 0 else None)
+        plumbing = Plumbing(spec, {PROGRAM: program} if program >= 0 else sources)
         ident, self._next = self._next, self._next + 1
         process = self._processes[ident] = Process(cast("Container", self), ident, words, plumbing)
         process.brief = brief

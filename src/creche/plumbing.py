@@ -34,7 +34,8 @@ def _number(value: object, field: str) -> int:
 class Plumbing:
     """The ends of a command's pipes; the child's are closed once they have been sent."""
 
-    def __init__(self, spec: Spec, sources: Mapping[int, int] | None = None) -> None:
+    def __init__(self, spec: Spec | None, sources: Mapping[int, int] | None = None) -> None:
+        """None: of what has none yet."""
         self.child: list[int] = []  # in the order of plan.compile.descriptors_of
         self._ours: list[int] = []  # opened here for the child
         self.stdin: SendStream | None = None
@@ -42,7 +43,9 @@ class Plumbing:
         self.stderr: ReceiveStream | None = None
         self.pipes: list[int] = []
         self.unsent: memoryview = memoryview(b"")
-        self.tty = spec.tty is not None
+        self.tty = spec is not None and spec.tty is not None
+        if spec is None:
+            return
         from_here = sources or {}
         passed = [_number(from_here.get(fd, fd), f"pass_fds[{index}]") for index, fd in enumerate(spec.pass_fds)]
         given: dict[str, int] = {}

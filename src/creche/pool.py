@@ -12,14 +12,19 @@ import anyio
 import anyio.abc
 from attrs import evolve, frozen
 
+from .calling import words_of_call
 from .container import Container
 from .errors import CrecheError, SpecError
+from .forked import Forked
 from .lifecycle import State
+from .machine import probe
+from .plan.nesting import check_forkable
 from .plan.renewal import check_renewable
 from .results import Result
 from .spec.checks import Whole
 from .spec.spec import Spec
 from .units import seconds
+from .warm import ForkServer, PythonWarm, Template
 
 __all__ = ["Pool", "PoolStatistics"]
 
@@ -61,7 +66,11 @@ class Pool:
     seconds while it is: where it gives False or raises, that one is thrown away. Those that have died are found then, too, also
     without a `check`. A start that fails is raised to the task that waits longest, and tried again after a while.
 
-    Raises SpecError, and UnsupportedError for ``reuse="reset"`` with a Spec of which something would stay.
+    With `warm` each container is forked from a template that has Python and its imports loaded and never runs a guest's code: `run` and
+    `call` then pay for neither. The command that was forked is confined as any other; a container has one, and ends with its block.
+
+    Raises SpecError, and UnsupportedError for ``reuse="reset"`` with a Spec of which something would stay, for `warm` with one that
+    can't be forked.
 
     >>> async with Pool(Spec(limits=Limits(memory="256M")), size=4) as pool:
     ...     result = await pool.run(["python3", "-c", "print(6*7)"], timeout=5)
@@ -70,7 +79,7 @@ class Pool:
     def __init__(
         self, spec: Spec, size: int = 4, *, reuse: Literal["never", "reset"] = "never", maximum: int | None = None, ttl: float | None = None,
         check: Callable[[Container], Awaitable[bool]] | None = None, check_interval: float = 30.0, minimum: int | None = None,
-        idle: float = 60.0, backlog: int | None = None,
+        idle: float = 60.0, backlog: int | None = None, warm: ForkServer | PythonWarm | None = None,
     ) -> None:  # fmt: skip
         if not isinstance(spec, Spec):
             raise SpecError("spec", spec, "give a Spec without a command")
@@ -82,6 +91,14 @@ class Pool:
             check_renewable(spec)
         self.spec = spec if spec.tty is None else evolve(spec, tty=None)
         self.reuse = reuse
+        self._template: Template | None = None
+        if warm is not None:
+            if not isinstance(warm, (ForkServer, PythonWarm)):
+                raise SpecError("warm", warm, 'give a PythonWarm, such as PythonWarm(imports=["json"])')
+            if reuse != "never":
+                raise SpecError("reuse", reuse, 'what a template forked is used once: give "never"')
+            check_forkable(spec, probe())
+            self._template = Template(self.spec, warm)
         self.size = Whole(1, 100_000, "a number of containers")(size, "size")
         self.maximum = Whole(self.size, 1_000_000, "a number that is not below size")(maximum, "maximum") if maximum is not None else max(64, 4 * self.size)
         self.ttl = None if ttl is None else seconds(ttl, "ttl")
@@ -129,6 +146,8 @@ class Pool:
             with anyio.CancelScope(shield=True):
                 while self._ready:
                     await self._throw(self._ready.popleft())
+                if self._template is not None:
+                    await self._template.aclose()
 
     async def _keep(self) -> None:
         """Start what is missing; replace what is too old, let go of what nobody wants, look at what waits."""
@@ -185,7 +204,7 @@ class Pool:
         try:
             if self._failures:
                 await anyio.sleep(_RETRY[min(self._failures, len(_RETRY)) - 1])
-            box = await Container(self.spec).__aenter__()
+            box = await (Container(self.spec) if self._template is None else Forked(self.spec, self._template)).__aenter__()
             self._born[box] = self._looked[box] = time.monotonic()
             await self._checked(box)
         except (CrecheError, OSError) as error:
@@ -320,9 +339,33 @@ class Pool:
         return waiter.got
 
     async def run(self, command: Any, **options: Any) -> Result:
-        """Run one command in a container of the pool: `Container.run` with the same options."""
+        """Run one command in a container of the pool: `Container.run` with the same options.
+
+        In a warm pool it is the template's interpreter that runs it, forked: ``["python3", "-c", …]``, ``["python3", "file.py"]``,
+        ``["python3", "-m", "module"]``.
+        """
         async with self.acquire() as box:
-            return await box.run(command, **options)
+            return await (box.run_warm if isinstance(box, Forked) else box.run)(command, **options)
+
+    async def call(self, function: Callable[..., Any] | str, *arguments: Any, max_result: int = 1 << 20, **options: Any) -> Any:
+        """Call a Python function in a fork of a warm pool's template, and give what it returns.
+
+        The function is not trusted: its source is sent (one that def made, without a closure), or it is "module:name" of one that is
+        there inside. Arguments and result travel as JSON; a result has `max_result` bytes at most. `options` are those of
+        `run`: timeout, max_output, env, cwd, ….
+
+        Raises SpecError for what can't be sent, CallError for what it raises (or returns, where that is no JSON), and ExitError
+        where it died or was killed, for memory or by `timeout`: its `exit` says which.
+
+        >>> async with Pool(Spec(), warm=PythonWarm(imports=["json"])) as pool:
+        ...     await pool.call(double, 21, timeout=5)
+        """
+        if self._template is None or not isinstance(self._template.warm, PythonWarm):
+            raise CrecheError("the pool has no interpreter to call a function: give it warm=PythonWarm(…)")
+        words_of_call(function, arguments, max_result)  # before a container is taken
+        async with self.acquire() as box:
+            assert isinstance(box, Forked)
+            return await box.call(function, *arguments, max_result=max_result, **options)
 
     def statistics(self) -> PoolStatistics:
         """Its figures now."""

@@ -81,17 +81,17 @@ async def run(
 
 
 async def run_in(
-    box: Container, command: Any, input: bytes | None, timeout: float | None, max_output: int | None, on_overflow: str, check: bool,
-    fields: dict[str, Any],
+    box: Container, launch: Callable[..., Awaitable[Process]], command: Any, input: bytes | None, timeout: float | None, max_output: int | None,
+    on_overflow: str, check: bool, fields: dict[str, Any],
 ) -> Result:  # fmt: skip
-    """`Container.run`."""
+    """`Container.run`, of what `launch` starts in it, which is given the command, its fields and `input`."""
     _check(input, timeout, max_output, on_overflow)
     if input is None and "stdin" not in fields and not fields.get("tty"):
         fields = {**fields, "stdin": "null"}
     deadline = math.inf if timeout is None else anyio.current_time() + timeout
     started: Process | None = None
     with anyio.move_on_at(deadline):
-        started = await box._launch(command, fields, input=input, brief=True)
+        started = await launch(command, fields, input=input)
     if started is None:
         result = _too_slow((), timeout)
         return result.check() if check else result

@@ -52,6 +52,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "container",
         "running",
         "remove",
+        "template",
+        "warm",
+        "calling",
+        "forked",
         "pool",
     ),
     ("supervisor",),
@@ -65,8 +69,9 @@ ROW = {name: row for row, names in enumerate(LAYERS) for name in names}
 PURE = ("errors", "units", "results", "spec", "plan", "wire", "lifecycle")
 PURE_BUT = ("spec.load",)  # the one place there that opens a file
 FORKS = (
-    "trial",
-)  # the doctor's: it tries in a child what it can't know otherwise, and reaps that child alone
+    "trial",  # the doctor's: it tries in a child what it can't know otherwise, and reaps that child alone
+    "template",  # which is no part of this program: it runs in a container's own Python
+)
 
 
 def modules() -> list[str]:

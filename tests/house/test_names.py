@@ -10,6 +10,7 @@ import pytest
 import creche
 
 ERRORS = [
+    "CallError",
     "CgroupError",
     "CrecheError",
     "ExitError",
@@ -18,6 +19,7 @@ ERRORS = [
     "SpecError",
     "SyscallError",
     "UnsupportedError",
+    "WarmError",
 ]
 NAMES = [
     "Bind",
@@ -27,6 +29,7 @@ NAMES = [
     "Directory",
     "Exit",
     "File",
+    "ForkServer",
     "HostView",
     "IdMap",
     "JobQueue",
@@ -38,6 +41,7 @@ NAMES = [
     "Pool",
     "Proc",
     "Process",
+    "PythonWarm",
     "Reason",
     "Result",
     "SeccompRules",

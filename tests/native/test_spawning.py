@@ -13,7 +13,7 @@ from needs import needs
 pytestmark = [needs("cc", "sanitizers"), pytest.mark.slow]
 
 SCENES = ["a-late-failure", "a-dead-reader", "a-cancel-in-the-queue", "a-fork", "all-is-closed", "joining-is-undumpable", "a-storm", "a-view"]
-SPAWN = [*INTERPRETER, "child.c", "spawn.c", "room.c", "low.c", "view.c", "calls.c"]
+SPAWN = [*INTERPRETER, "enter.c", "child.c", "spawn.c", "room.c", "low.c", "view.c", "calls.c"]
 
 
 @pytest.fixture(scope="module", params=["address,undefined", "thread"])

@@ -46,6 +46,7 @@ class Context:
     below: tuple[str, ...] | None = None  #: the layers that it is a branch of, the lowest first, whose tree travels with the setup
     room: int = UPPER_SIZE  #: bytes of a history's layers
     kernels: Mapping[str, Shown] = field(factory=dict)  #: which of the Spec's sources show files of the kernel (`kernelfs`)
+    nested: bool = False  #: whether it lies within another with the same ids, whose mounts it is made of (`plan.nesting`)
 
 
 @frozen(kw_only=True)
@@ -129,6 +130,8 @@ def compile(spec: Spec, machine: Machine, context: Context) -> Plan:
         raise UnsupportedError(f"a time namespace without an init on Linux {machine.release}: execve enters it from 6.3 on", "leave init True")
     check_history(spec, machine)
     who = identity(spec, machine, context.base, context.count)
+    if context.nested:
+        who = evolve(who, idmaps=False)  # what there is has been idmapped already
     hosts_root = machine.initial_user_namespace and any(item.outside == 0 for item in who.uid_map)
     if hosts_root and kinds["mount"] is not True and not spec.security.privileged:
         raise SpecError(
@@ -271,7 +274,7 @@ def _mounts(spec: Spec, machine: Machine, who: Identity, context: Context, *, ag
     branch = None if context.below is None else st.PASSED + int(context.held)
     shared = _shares(spec, machine, context)
     first = st.PASSED + int(context.held) + int(branch is not None) + int(shared)
-    return Mounts(spec, machine, who, context.view, context.kernels, context.scratch, first=first, again=again, branch=branch, room=context.room, shared=shared)
+    return Mounts(spec, machine, who, context.view, context.kernels, context.scratch, first=first, again=again, branch=branch, room=context.room, shared=shared, nested=context.nested)
 
 
 def _remembered_setup(
@@ -282,7 +285,7 @@ def _remembered_setup(
     key = (
         spec.init, spec.rootfs, spec.mounts, spec.devices, spec.namespaces, spec.hostname or spec.name, spec.domainname, tuple(spec.sysctl.items()),
         security.masked_paths, security.readonly_paths, security.no_new_privs, security.privileged, tuple(security.capabilities),
-        who.new, who.private, who.idmaps, who.setgroups, who.uid, who.gid, who.maps_group(5), context.scratch, context.held, context.shared, id(machine), id(context.view),
+        who.new, who.private, who.idmaps, who.setgroups, who.uid, who.gid, who.maps_group(5), context.scratch, context.held, context.shared, context.nested, id(machine), id(context.view),
         spec.has_init, tuple(spec.time_offsets.items()), again, keeps_sources(spec, context.view), tuple(context.kernels.items()), lets_keys(spec, machine),
         (who.uid_map, who.gid_map) if any(isinstance(mount, Bind) and mount.uid_map for mount in spec.mounts) else None,
         context.below is None, context.room,
