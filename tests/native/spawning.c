@@ -195,6 +195,13 @@ static void a_fork(void)
 	creche_job_free(one);
 }
 
+static int is_device(int fd)
+{
+	struct stat st;
+
+	return !fstat(fd, &st) && S_ISCHR(st.st_mode);
+}
+
 /* The host program becomes a daemon, closes all that is open and opens files of its own under the same numbers. */
 static void all_is_closed(void)
 {
@@ -205,6 +212,11 @@ static void all_is_closed(void)
 		assert(!raw(__NR_pidfd_send_signal, one->supervisor, 0, 0, 0, 0, 0));
 		assert(fcntl(one->exe, F_GET_SEALS) == SEALS);
 		assert(before < 0 || fcntl(before, F_GETFD) >= 0);
+		lend_low(one);
+		assert(one->low >= 0);
+		take_low_back(one);
+		for (int fd = 3; before >= 0 && fd < before + 10; fd++)
+			assert(is_device(fd)); /* theirs still */
 		creche_job_free(one);
 		close(control);
 		before = exe_fd;
@@ -212,6 +224,13 @@ static void all_is_closed(void)
 		while (open("/dev/null", O_RDONLY | O_CLOEXEC) < before + 10)
 			;
 	}
+	creche_job *late = job(CRECHE_SPAWN_INIT, &control);
+	syscall(__NR_close_range, 3, ~0u, 0);
+	while (open("/dev/null", O_RDONLY | O_CLOEXEC) < before + 20)
+		;
+	lend_low(late);
+	assert(late->low < 0);
+	creche_job_free(late);
 }
 
 static void joining_is_undumpable(void)
