@@ -14,6 +14,8 @@ int creche_job_plan(creche_job *job, uint32_t phase, const void *blob, uint32_t 
 int creche_job_view(creche_job *job, uint64_t number);
 /* Makes a view known: the Plans (of PARENT and SETUP) by which a process makes it, when the first job needs it. */
 int creche_view_new(uint64_t number, const void *parent, uint32_t parent_size, const void *setup, uint32_t setup_size);
+/* Lets go of what views hold: a user namespace each, which containers may lack. */
+void creche_views_drop(void);
 void creche_job_run(creche_job *job, uint32_t flags, uint32_t rows, uint32_t columns);
 /* Hands the job to a thread. From here on its control socket tells the loop how it goes. 0 or -errno. */
 int creche_job_submit(creche_job *job);

@@ -73,6 +73,13 @@ void drop_trees(void)
 	changes = -1;
 }
 
+void creche_views_drop(void)
+{
+	jobs_lock();
+	drop_trees();
+	jobs_unlock();
+}
+
 /* Trees taken from another root, or before a mount was made or went there, are not what a HostView shows now. */
 static void look_for_changes(void)
 {
@@ -205,7 +212,9 @@ static long build(creche_job *job, const struct view *view)
 	}
 	if (r < 0 && !job->failure.error)
 		creche_job_failure(maker, &job->failure);
-	if (r < 0 && job->failure.error)
+	if (r < 0 && !job->failure.error)
+		note(&job->failure, CRECHE_PHASE_CHILD, CRECHE_DETAIL_CLONE, r);
+	if (r < 0)
 		job->failure.phase |= CRECHE_PHASE_VIEW;
 	close(control);
 	creche_job_free(maker); /* and its process with it */

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 
-__all__ = ["worth"]
+from ._native import lib
+
+__all__ = ["failed", "worth"]
 
 SOON = 4.0  #: seconds; less than a spawner waits for work before it lets go of what is shared (native/pool.c: IDLE_MS)
-_last = -SOON
+PAUSE = 60.0  #: seconds until it is tried again where it could not be made
+_last = _not_before = -PAUSE
 
 
 def worth() -> bool:
@@ -15,4 +18,11 @@ def worth() -> bool:
     global _last
     now = time.monotonic()
     before, _last = _last, now
-    return now - before < SOON
+    return now - before < SOON and now >= _not_before
+
+
+def failed() -> None:
+    """It can't be made: for want of a second user namespace, say. What a container does not share it makes itself, or it says why not."""
+    global _not_before
+    lib.creche_views_drop()
+    _not_before = time.monotonic() + PAUSE

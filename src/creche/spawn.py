@@ -17,7 +17,7 @@ from .wire.encode import encode, encode_command, encode_setup
 
 __all__ = ["SHORT", "Job", "exhausted", "reap"]
 
-PARENT, SETUP, COMMAND = 0, 2, 3
+PARENT, SETUP, COMMAND, VIEW = 0, 2, 3, 4
 SPAWN_INIT, SPAWN_COPY, SPAWN_AMBIENT, SPAWN_AT_ONCE = 1, 2, 4, 8
 CLONING, RUNNING, DEAD = 1, 3, 4
 NS_GET_NSTYPE = 0xB703  # ioctl_nsfs(2)
@@ -105,6 +105,12 @@ class Job:
             return None
         record = ffi.new("struct creche_failure *")
         return failure_of(bytes(ffi.buffer(record))) if lib.creche_job_failure(self._job, record) else None
+
+    @property
+    def unshared(self) -> bool:
+        """Whether nothing was begun, since what it would have shared could not be made, or user namespaces are too scarce for both."""
+        failure = self.failure
+        return failure is not None and self.plan.view is not None and (bool(failure.phase & VIEW) or failure.errno == e.ENOSPC)
 
     @property
     def executing(self) -> bool:

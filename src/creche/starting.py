@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Starting"]
 
+GIVEN_BACK = (0.0, 0.02, 0.1, 0.4)  #: seconds, one after the other: the kernel counts a user namespace down some time after its last process is gone
+
 _REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
 _refusals: dict[int, str] = {}
 
@@ -135,10 +137,33 @@ class Starting:
             held=self._range is not None, shared=sharing.worth(), kernels=kernel_trees(spec), below=origin.below if origin else None, room=origin.room if origin else UPPER_SIZE,
         )  # fmt: skip
         self._compiled = commands.without_missing(spec)
-        plan = self._plan = compile(self._compiled, machine, self._context)
-        main.listens = listens(plan.command)
         if self._input is not None and plumbing.stdin is not None:
             plumbing.feed(self._input)
+        command = await self._attempt(spec, machine, plumbing, cgroup_fds)
+        if self._job is not None and self._job.unshared:
+            sharing.failed()
+            self._context = attrs.evolve(self._context, shared=False)
+            for pause in GIVEN_BACK:
+                await anyio.sleep(pause)
+                command = await self._attempt(spec, machine, plumbing, cgroup_fds)
+                if self._job.failure is None or self._job.failure.errno != errno.ENOSPC:
+                    break
+        if command:
+            plumbing.sent()
+        self._settle(command)
+        if lookup:
+            assert self._main is not None
+            await self._execute(self._main, spec, plumbing, cgroup_fds, self._context, main=True)
+        self._entered(1)
+
+    async def _attempt(self, spec: Spec, machine: Machine, plumbing: Plumbing, cgroup_fds: list[int]) -> tuple[Any, ...]:
+        """Have it made, and wait until it runs or never will: the Steps of its command."""
+        self._drop_job()
+        if self._channel is not None:
+            self._channel.close()
+        main, origin = self._processes[1], self._origin
+        plan = self._plan = compile(self._compiled, machine, self._context)
+        main.listens = listens(plan.command)
         main.brief = self._brief and bool(plan.command) and spec.has_init and spec.tty is None and not main.listens and not plumbing.unsent
         if plan.command and plan.who.private:
             account = commands.account(spec, machine, plan)
@@ -150,14 +175,8 @@ class Starting:
             command_fds=[*plumbing.child, *cgroup_fds], tty=spec.tty, brief=main.brief,
         )  # fmt: skip
         self._channel = Channel(self._job.socket, self._handle)
-        if plan.command:
-            plumbing.sent()
         await self._channel.until(self._begun)
-        self._settle(plan.command)
-        if lookup:
-            assert self._main is not None
-            await self._execute(self._main, spec, plumbing, cgroup_fds, self._context, main=True)
-        self._entered(1)
+        return plan.command
 
     def _begun(self) -> bool:
         if self._failure is not None:

@@ -40,8 +40,9 @@ except OSError as error:
 
 
 @pytest.fixture(autouse=True)
-def one_after_another() -> None:
-    """Every container of these tests follows another."""
+def one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every container of these tests follows another, and nothing went wrong before."""
+    monkeypatch.setattr(sharing, "_not_before", 0.0)
     sharing.worth()
 
 
@@ -124,6 +125,25 @@ def test_what_can_not_be_shown_is_an_error_that_names_it(monkeypatch: pytest.Mon
     with pytest.raises(SpawnError, match="/no-such-folder") as caught:
         run(["true"])
     assert caught.value.field == "rootfs"
+
+
+TIGHT = """
+import anyio, creche
+async def main():
+    for _ in range(3):
+        print((await creche.run(["echo", "well"])).stdout)
+        await anyio.sleep(0.5)  # a user namespace is counted down only some time after its end
+anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize(("limit", "told"), [(2, ["b'well\\n'"] * 3), (1, ["b'well\\n'"] * 3), (0, [])])
+def test_where_it_can_not_be_made_each_makes_its_own(limit: int, told: list[str]) -> None:
+    """For want of user namespaces beside the container's; with none at all, the control, there is no container."""
+    script = f'echo {limit} > /proc/sys/user/max_user_namespaces; exec "$0" -c "$1"'
+    done = subprocess.run(["unshare", "--user", "--map-root-user", "sh", "-c", script, sys.executable, TIGHT], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == told, done
+    assert (done.returncode == 0) is (limit > 0)
 
 
 def test_a_bind_beside_it_is_writable(tmp_path: Path) -> None:

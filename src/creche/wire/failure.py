@@ -6,8 +6,6 @@ import errno as e
 import os
 from collections.abc import Callable
 
-import attrs
-
 from ..errors import SpawnError, UnsupportedError
 from ..plan import steps as st
 from ..plan.compile import Plan
@@ -18,7 +16,7 @@ from .control import Failure
 __all__ = ["error_of", "step_of"]
 
 Why = Callable[[str, int], tuple[str, str]]
-PARENT, CHILD, SETUP, COMMAND, VIEW = range(5)
+PARENT, CHILD, SETUP, COMMAND = range(4)
 INTERPRETER, CLONE_FAILED, JOIN, INIT, TOOL, LOG, SELF = 1, 2, 3, 4, 5, 6, 8
 
 
@@ -36,9 +34,6 @@ def error_of(failure: Failure, spec: Spec, plan: Plan, command: tuple[st.Step, .
     `why(what, errno)` finds out, by probing, why namespaces ("clone3"), an id map ("uid_map"), a name ("sethostname")
     or a file system's mount are forbidden here.
     """
-    if failure.phase & VIEW and plan.view is not None:  # while what it shares with others was made
-        plan = attrs.evolve(plan, parent=plan.view.parent, setup=plan.view.setup)
-        failure = attrs.evolve(failure, phase=failure.phase & ~VIEW)
     step = step_of(failure, plan, command)
     text = os.fsdecode(failure.text)
     if step is None:
