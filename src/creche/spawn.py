@@ -6,7 +6,6 @@ import errno as e
 import fcntl
 import os
 import socket
-import struct
 
 from ._native import ffi, lib
 from .errors import SpawnError, SpecError
@@ -170,6 +169,3 @@ def reap(pidfd: int) -> tuple[int, tuple[int, ...]] | None:
     if result < 0:
         raise ChildProcessError(-result, os.strerror(-result))
     return (int(status[0]), tuple(int(item) for item in usage)) if result else None
-
-
-assert struct.calcsize("i") == 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import anyio
@@ -39,11 +38,11 @@ def has_to_wait(path: Path) -> bool:
 
 async def taken(path: str, after: creche.Spec) -> tuple[str, bool]:
     """What a guest is told who asks for a lease, and whether a second container's open of the same path would wait."""
-    async with Container(after) as box, box.open([sys.executable, "-I", "-S", "-c", TAKE, path]) as process:
+    async with Container(after) as box, box.open(["python3", "-I", "-S", "-c", TAKE, path]) as process:
         assert process.stdout is not None
         told = (await process.stdout.receive()).decode().strip()
         look = "import os, sys; os.open(sys.argv[1], os.O_RDONLY | os.O_NONBLOCK)"
-        other = await creche.run([sys.executable, "-I", "-S", "-c", look, path], security=NO_FILTER)
+        other = await creche.run(["python3", "-I", "-S", "-c", look, path], security=NO_FILTER)
         assert other.exit.ok or b"BlockingIOError" in other.stderr, other
         return told, not other.exit.ok
 
@@ -57,7 +56,7 @@ def test_the_host_does_not_wait_to_open_what_is_bound_read_only(tmp_path: Path, 
 
     async def main() -> None:
         spec = Spec(mounts=[Bind(mine, "/mine", readonly=True)], security=Security(seccomp=seccomp), uid_map=same, gid_map=(IdMap(0, os.getegid(), 1),))
-        async with Container(spec) as box, box.open([sys.executable, "-I", "-S", "-c", TAKE, "/mine"]) as process:
+        async with Container(spec) as box, box.open(["python3", "-I", "-S", "-c", TAKE, "/mine"]) as process:
             assert process.stdout is not None
             assert (await process.stdout.receive()).decode().strip() == told
             assert has_to_wait(mine) is (told == "taken")
@@ -81,5 +80,5 @@ def test_what_is_the_containers_own_it_may_take_alone() -> None:
 
 def test_with_the_capability_the_filter_lets_them_pass(tmp_path: Path) -> None:
     """As Docker's does: the kernel still asks who owns the file."""
-    spec = Spec([sys.executable, "-I", "-S", "-c", TAKE, "/mine"], mounts=[File("/mine", b"")], security=Security(capabilities=["CAP_LEASE"]), stdin="null")
+    spec = Spec(["python3", "-I", "-S", "-c", TAKE, "/mine"], mounts=[File("/mine", b"")], security=Security(capabilities=["CAP_LEASE"]), stdin="null")
     assert anyio.run(lambda: creche.run(spec)).stdout == b"taken\n"

@@ -47,7 +47,7 @@ def one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def attack(place: str) -> str:
-    return run([sys.executable, "-I", "-S", "-c", ATTACK, place], security=POWER).stdout.decode()
+    return run(["python3", "-I", "-S", "-c", ATTACK, place], security=POWER).stdout.decode()
 
 
 def test_they_share_one_etc() -> None:
