@@ -49,7 +49,8 @@ def window(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Window]:
     program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m creche.cli "$@"\n')
     program.chmod(0o755)
     (tmp_path / "some-spec.toml").touch()
-    environment = {"HOME": str(tmp_path), "PATH": f"{program.parent}:{os.environ['PATH']}"}
+    own = str(tmp_path)
+    environment = {"HOME": own, "TMPDIR": own, "XDG_RUNTIME_DIR": own, "PATH": f"{program.parent}:{os.environ['PATH']}"}
     environment |= {"ZDOTDIR": "", "XDG_CONFIG_HOME": "", "XDG_DATA_HOME": "", "XDG_CACHE_HOME": ""}
     words = " ".join(f"{name}={shlex.quote(value)}" for name, value in environment.items() if value)
     unset = " ".join(f"-u {name}" for name, value in environment.items() if not value)

@@ -182,7 +182,7 @@ def test_a_fifo_or_a_lease_holds_nobody_up(work: Path) -> None:
         with anyio.fail_after(20), pytest.raises(FileError):
             await box.put("/w/fifo", b"x")
         opened = threading.Event()
-        waiter = threading.Thread(target=lambda: (naive_get(work, "fifo"), opened.set()))
+        waiter = threading.Thread(target=lambda: (naive_get(work, "fifo"), opened.set()), daemon=True)
         waiter.start()
         with anyio.fail_after(20):
             with pytest.raises(FileError):
