@@ -13,10 +13,9 @@ import asyncio
 import os
 import platform
 import shutil
-import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable
-from statistics import median
+
+from pool import in_turns, plain, table
 
 from creche import Pool, PythonWarm, Spec, run
 
@@ -29,31 +28,18 @@ def answer() -> int:
 
 
 async def measure(python: str, imports: list[str], runs: int, pause: float) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = defaultdict(list)
     command = [python, "-c", f"import {', '.join(imports)}"]
     same = [shutil.which(python, path="/usr/local/bin:/usr/bin:/bin") or python, *command[1:]]  # the one that containers find
 
-    async def plain() -> None:
-        process = await asyncio.create_subprocess_exec(*same, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
-        await process.communicate()
-        assert process.returncode == 0
-
     async with Pool(Spec(), size=4) as cold, Pool(Spec(), size=4, warm=PythonWarm(python=python, imports=imports)) as warm:
         contenders: dict[str, Callable[[], Awaitable[object]]] = {
-            "asyncio's subprocess": plain,
+            "asyncio's subprocess": lambda: plain(same),
             "creche.run": lambda: run(command, check=True),
             "Pool": lambda: cold.run(command, check=True),
             "Pool(warm=…).run": lambda: warm.run(command, check=True),
             "Pool(warm=…).call": lambda: warm.call(answer),
         }
-        for number in range(-3, runs):
-            for name, start in contenders.items():
-                began = time.perf_counter()
-                await start()
-                if number >= 0:  # the first are to warm up
-                    times[name].append((time.perf_counter() - began) * 1e3)
-                await asyncio.sleep(pause)
-    return times
+        return await in_turns(contenders, 3, runs, pause)
 
 
 def main() -> None:
@@ -65,11 +51,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="to see that it works")
     given = parser.parse_args()
     times = asyncio.run(measure(given.python, given.imports.split(","), 3 if given.quick else given.runs, given.pause))
-    base = times["asyncio's subprocess"]
-    print(f"Linux {platform.release()}, uid {os.geteuid()}, {len(base)} rounds of import {given.imports}, pause {given.pause:g} s\n")
-    print("| what | median ms | ratio of medians |\n|---|---|---|")
-    for name, values in times.items():
-        print(f"| {name} | {median(values):.2f} | {median(values) / median(base):.2f} |")
+    rounds = len(times["asyncio's subprocess"])
+    print(f"Linux {platform.release()}, uid {os.geteuid()}, {rounds} rounds of import {given.imports}, pause {given.pause:g} s\n")
+    table(times)
 
 
 if __name__ == "__main__":

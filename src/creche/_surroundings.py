@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -61,6 +62,7 @@ def parse_status(status: str) -> dict[str, str]:
     return {key: value.strip() for key, value in pairs}
 
 
+@lru_cache(maxsize=1)  # asked at each start, of what seldom changes
 def parse_mounts(mountinfo: str) -> tuple[Mount, ...]:
     """mountinfo to its mounts, in the kernel's order; octal escapes (\\040 for a space) undone."""
     mounts = []

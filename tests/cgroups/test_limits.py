@@ -271,15 +271,11 @@ def swap() -> Iterator[None]:
     subprocess.run(["swapoff", os.environ["CRECHE_SWAP"]], check=True)
 
 
-@needs("root", "swap")
-@pytest.mark.parametrize(("limit", "most"), [("8M", 8 << 20), (0, 0)], ids=["some", "none"])
-@pytest.mark.parametrize("place", kinds("v2", "systemd", "container"), indirect=True)
-def test_swap_is_bounded(swap: None, group: Make, start: Callable, limit: object, most: int) -> None:
-    """I5, with the control below."""
+def swap_bites(group: Make, start: Callable, limit: object, most: int, seen: list[int]) -> None:
+    """What fits in neither memory nor the bounded swap ends, and no more than `most` of it was ever swapped out. Without the bound it lives."""
     box, control = group(memory="24M", swap=limit), group(memory="24M")
     sub = box.command("main")
     bomb = start(sub, TOUCH.format(64))
-    seen = []
     while bomb.poll() is None:
         figures = box.stats().memory
         assert figures is not None
@@ -292,6 +288,14 @@ def test_swap_is_bounded(swap: None, group: Make, start: Callable, limit: object
     )
     figures = control.stats().memory
     assert figures is not None and (figures.swap or 0) > 32 << 20
+
+
+@needs("root", "swap")
+@pytest.mark.parametrize(("limit", "most"), [("8M", 8 << 20), (0, 0)], ids=["some", "none"])
+@pytest.mark.parametrize("place", kinds("v2", "systemd", "container"), indirect=True)
+def test_swap_is_bounded(swap: None, group: Make, start: Callable, limit: object, most: int) -> None:
+    """I5, with the control below."""
+    swap_bites(group, start, limit, most, [])
 
 
 HUGE = """

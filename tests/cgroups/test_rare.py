@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cgroups.conftest import kinds
-from cgroups.test_limits import TOUCH, swap, used
+from cgroups.test_limits import swap, swap_bites, used
 
 from creche.cgroups import Group, Place
 from needs import disk_folder, needs
@@ -146,19 +146,4 @@ def test_swap_is_bounded_under_version_1(
     place: Place, swap: None, group: Make, start: Callable, limit: object, most: int
 ) -> None:
     """Together with memory (memory.memsw.limit_in_bytes): what does not fit in both ends, and without the limit goes to swap."""
-    box, control = group(memory="24M", swap=limit), group(memory="24M")
-    sub = box.command("main")
-    bomb = start(sub, TOUCH.format(64))
-    seen = [0]
-    while bomb.poll() is None:
-        figures = box.stats().memory
-        assert figures is not None
-        seen.append(figures.swap or 0)
-    assert (bomb.wait(), sub.oom_kills()) == (-9, 1)
-    assert max(seen) <= most
-    held = control.command("main")
-    assert start(held, TOUCH.format(64)).told() == "held", (
-        "without the limit, what does not fit is swapped out"
-    )
-    figures = control.stats().memory
-    assert figures is not None and (figures.swap or 0) > 32 << 20
+    swap_bites(group, start, limit, most, [0])

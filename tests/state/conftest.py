@@ -8,9 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from creche import Bind, Overlay, Spec
+from creche import Bind, Container, Overlay, Spec
 
 LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+
+
+async def sh(box: Container, program: str) -> bytes:
+    """What it writes; it must end well."""
+    result = await box.run(["sh", "-ec", program])
+    assert result.exit.ok, result.stderr
+    return result.stdout
 
 
 @pytest.fixture

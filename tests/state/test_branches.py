@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import attrs
 import pytest
+from state.conftest import sh
 
 from creche import (
     Container,
@@ -35,12 +36,6 @@ pytestmark = needs("userns", "overlay", "kernel>=6.7")
 @pytest.fixture
 def spec(spec: Spec, image: Path) -> Spec:
     return attrs.evolve(spec, rootfs=Overlay([image], history=True))
-
-
-async def sh(box: Container, program: str) -> bytes:
-    result = await box.run(["sh", "-ec", program])
-    assert result.exit.ok, result.stderr
-    return result.stdout
 
 
 async def test_each_begins_from_the_state_and_one_is_kept(spec: Spec) -> None:

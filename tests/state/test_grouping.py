@@ -8,6 +8,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+from state.conftest import sh
 from state.test_changes import see
 
 from creche import Container, IdMap, Overlay, Security, SpawnError, Spec
@@ -26,11 +27,6 @@ WRITES = (
     "rm -r /opaque; mkdir -m 0 /shut{n}",
     "mkdir /opaque; ln /etc/one /opaque/one; rm -r /d/*; echo twin > /etc/twin",
 )
-
-
-async def sh(box: Container, program: str) -> None:
-    result = await box.run(["sh", "-ec", program])
-    assert result.exit.ok, result.stderr
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from pathlib import Path
 import anyio
 import attrs
 import pytest
+from state.conftest import sh
 
 from creche import (
     Bind,
@@ -37,12 +38,6 @@ pytestmark = needs("userns", "overlay", "kernel>=6.7")
 @pytest.fixture
 def spec(spec: Spec, image: Path) -> Spec:
     return attrs.evolve(spec, rootfs=Overlay([image], history=True))
-
-
-async def sh(box: Container, program: str) -> bytes:
-    result = await box.run(["sh", "-ec", program])
-    assert result.exit.ok, result.stderr
-    return result.stdout
 
 
 async def test_each_command_has_a_layer(spec: Spec) -> None:
