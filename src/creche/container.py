@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from . import claims, commands, ranges
+from . import claims, commands, ranges, sharing
 from .branching import Branching
 from .channel import Channel
 from .communicate import alone
@@ -281,6 +281,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
             if found is None:
                 return False
             self._reaped = True
+            sharing.ended()
             self._buried(*found)
         return True
 

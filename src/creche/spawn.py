@@ -13,6 +13,7 @@ from .plan.command import listens
 from .plan.compile import CLONE, Plan
 from .wire.control import RUN_BRIEF, RUN_LISTENER, RUN_MAIN, RUN_PTY, Failure, failure_of
 from .wire.encode import encode, encode_command, encode_setup
+from .wire.failure import CLONE_FAILED
 
 __all__ = ["SHORT", "Job", "exhausted", "reap"]
 
@@ -110,6 +111,12 @@ class Job:
         """Whether nothing was begun, since what it would have shared could not be made, or user namespaces are too scarce for both."""
         failure = self.failure
         return failure is not None and self.plan.view is not None and (bool(failure.phase & VIEW) or failure.errno == e.ENOSPC)
+
+    @property
+    def uncounted(self) -> bool:
+        """Whether clone3 said that a namespace would be one too many for a limit of user.max_*_namespaces (clone(2): ENOSPC)."""
+        failure = self.failure
+        return failure is not None and failure.detail == CLONE_FAILED and failure.errno == e.ENOSPC
 
     @property
     def executing(self) -> bool:

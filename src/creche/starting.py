@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Starting"]
 
-GIVEN_BACK = (0.0, 0.02, 0.1, 0.4)  #: seconds, one after the other: the kernel counts a user namespace down some time after its last process is gone
-
 _REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
 _refusals: dict[int, str] = {}
 
@@ -139,15 +137,17 @@ class Starting:
         self._compiled = commands.without_missing(spec)
         if self._input is not None and plumbing.stdin is not None:
             plumbing.feed(self._input)
-        command = await self._attempt(spec, machine, plumbing, cgroup_fds)
-        if self._job is not None and self._job.unshared:
-            sharing.failed()
-            self._context = attrs.evolve(self._context, shared=False)
-            for pause in GIVEN_BACK:
+        command: tuple[Any, ...] = ()
+        for pause in (0.0, *sharing.GIVEN_BACK):
+            if pause:
                 await anyio.sleep(pause)
-                command = await self._attempt(spec, machine, plumbing, cgroup_fds)
-                if self._job.failure is None or self._job.failure.errno != errno.ENOSPC:
-                    break
+            command = await self._attempt(spec, machine, plumbing, cgroup_fds)
+            if self._job is not None and self._job.unshared:
+                sharing.failed()
+                sharing.ended()  # of the two user namespaces that it took for this, one is given back
+                self._context = attrs.evolve(self._context, shared=False)
+            elif self._job is None or not self._job.uncounted or not sharing.still_counted():
+                break
         if command:
             plumbing.sent()
         self._settle(command)

@@ -62,7 +62,7 @@ REMAINS = {
     ),
     "a timer": Remain(
         BACKGROUND.format(
-            program='import signal, time; signal.signal(14, lambda *_: open("/tmp/tick", "w").write("mine")); signal.setitimer(0, 0.01, 0.01); [time.sleep(1) for _ in range(999)]',
+            program='import signal, time; signal.signal(14, lambda *_: open("/tmp/tick", "a").write("mine")); signal.setitimer(0, 0.01, 0.01); [time.sleep(1) for _ in range(999)]',
             seen="test -s /tmp/tick",
         ),
         "sleep 0.1; cat /tmp/tick 2>/dev/null",
