@@ -16,6 +16,8 @@ int creche_job_view(creche_job *job, uint64_t number);
 int creche_view_new(uint64_t number, const void *parent, uint32_t parent_size, const void *setup, uint32_t setup_size);
 /* Lets go of what views hold: a user namespace each, which containers may lack. */
 void creche_views_drop(void);
+/* A number that stays the same while our root and the mounts below it do; 0: nobody is looking (views alone make us look). */
+uint64_t creche_mounts(void);
 void creche_job_run(creche_job *job, uint32_t flags, uint32_t rows, uint32_t columns);
 /* Hands the job to a thread. From here on its control socket tells the loop how it goes. 0 or -errno. */
 int creche_job_submit(creche_job *job);

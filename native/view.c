@@ -40,6 +40,7 @@ struct view {
 static struct view *views;
 static int changes = -1; /* of the mounts that trees were taken from: proc_pid_mountinfo(5) */
 static struct identity changes_is, place;
+static uint64_t mounts; /* one more with each change that was seen */
 
 static int identify(int fd, const char *path, struct identity *is)
 {
@@ -80,16 +81,38 @@ void creche_views_drop(void)
 	jobs_unlock();
 }
 
-/* Trees taken from another root, or before a mount was made or went there, are not what a HostView shows now. */
-static void look_for_changes(void)
+/* A change is told but once (fs/proc_namespace.c: mounts_poll), so the descriptor that told it goes: the next to ask is to know, too. */
+static int nothing_changed(void)
 {
 	struct pollfd fd = { changes, POLLPRI, 0 };
 	struct identity now;
 
-	if (is_still(changes, &changes_is) && identify(AT_FDCWD, "/", &now) && now.mount == place.mount && now.inode == place.inode &&
-	    poll(&fd, 1, 0) == 0)
+	if (!is_still(changes, &changes_is))
+		return 0;
+	if (identify(AT_FDCWD, "/", &now) && now.mount == place.mount && now.inode == place.inode && poll(&fd, 1, 0) == 0)
+		return 1;
+	close(changes);
+	changes = -1;
+	return 0;
+}
+
+uint64_t creche_mounts(void)
+{
+	uint64_t number;
+
+	jobs_lock();
+	number = nothing_changed() ? mounts : 0;
+	jobs_unlock();
+	return number;
+}
+
+/* Trees taken from another root, or before a mount was made or went there, are not what a HostView shows now. */
+static void look_for_changes(void)
+{
+	if (nothing_changed())
 		return;
 	drop_trees();
+	mounts++;
 	identify(AT_FDCWD, "/", &place);
 	changes = open("/proc/thread-self/mountinfo", O_RDONLY | O_CLOEXEC);
 	identify(changes, "", &changes_is);

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["Container"]
 
 _ids = count(1)
+_NO_CONTEXT = Context()
 
 
 class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited, Listening):
@@ -75,7 +76,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         self._plan: Plan | None = None
         self._machine: Machine | None = None
         self._strength = None
-        self._context = Context()
+        self._context = _NO_CONTEXT
         self._range: ranges.Reserved | None = None
         self._scratch: str | None = None
         self._origin: Origin | None = None

@@ -26,13 +26,44 @@ def sources_of(spec: Spec) -> tuple[str, ...]:
     return tuple(found)
 
 
-def kernel_trees(spec: Spec) -> Mapping[str, Shown]:
-    """For each of a Spec's sources that shows some, which. Links are followed as the kernel follows them; a source that is not there shows none."""
+_known: tuple[int, tuple[Mount, ...], dict[tuple[str, ...], Mapping[str, Shown]]] = 0, (), {}
+_KEPT = 64
+
+
+def kernel_trees(spec: Spec, mounts_are: int = 0) -> Mapping[str, Shown]:
+    """For each of a Spec's sources that shows some, which. Links are followed as the kernel follows them; a source that is not there shows none.
+
+    `mounts_are`: a number that was the same before only where the mounts of the host are, too; 0 is none.
+    """
+    global _known
     sources = sources_of(spec)
     if not sources:
         return {}
-    mounts = parse_mounts(text("/proc/thread-self/mountinfo"))
-    return trees_of({source: os.path.realpath(source) for source in sources}, mounts)
+    number, mounts, shown = _known
+    if not mounts_are or number != mounts_are:
+        mounts, shown = parse_mounts(text("/proc/thread-self/mountinfo")), {}
+        _known = mounts_are, mounts, shown
+    real = tuple(map(_real, sources))
+    found = shown.get((*sources, *real))
+    if found is None:
+        if len(shown) >= _KEPT:
+            shown.clear()
+        found = shown[(*sources, *real)] = trees_of(dict(zip(sources, real, strict=True)), mounts)
+    return found
+
+
+def _real(path: str) -> str:
+    """A path without links, as the kernel finds it; what it does not find is asked for word by word."""
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return os.path.realpath(path)
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:  # no /proc
+        return os.path.realpath(path)
+    finally:
+        os.close(fd)
 
 
 def trees_of(sources: Mapping[str, str], mounts: Iterable[Mount]) -> Mapping[str, Shown]:

@@ -6,7 +6,7 @@ import time
 
 from ._native import lib
 
-__all__ = ["GIVEN_BACK", "ended", "failed", "still_counted", "worth"]
+__all__ = ["GIVEN_BACK", "ended", "failed", "mounts", "still_counted", "worth"]
 
 SOON = 4.0  #: seconds; less than a spawner waits for work before it lets go of what is shared (native/pool.c: IDLE_MS)
 PAUSE = 60.0  #: seconds until it is tried again where it could not be made
@@ -20,6 +20,11 @@ def worth() -> bool:
     now = time.monotonic()
     before, _last = _last, now
     return now - before < SOON and now >= _not_before
+
+
+def mounts() -> int:
+    """A number that stays the same while the host's mounts do; 0 where nobody looks."""
+    return int(lib.creche_mounts())
 
 
 def failed() -> None:

@@ -9,7 +9,6 @@ import socket
 
 from ._native import ffi, lib
 from .errors import SpawnError, SpecError
-from .plan.command import listens
 from .plan.compile import CLONE, Plan
 from .wire.control import RUN_BRIEF, RUN_LISTENER, RUN_MAIN, RUN_PTY, Failure, failure_of
 from .wire.encode import encode, encode_command, encode_setup
@@ -80,7 +79,7 @@ class Job:
             if plan.command:
                 self._plan(COMMAND, encode_command(plan.command), command_fds)
                 rows, columns = tty or (0, 0)
-                lib.creche_job_run(self._job, RUN_MAIN | (RUN_PTY if tty else 0) | (RUN_BRIEF if brief else 0) | (RUN_LISTENER if listens(plan.command) else 0), rows, columns)
+                lib.creche_job_run(self._job, RUN_MAIN | (RUN_PTY if tty else 0) | (RUN_BRIEF if brief else 0) | (RUN_LISTENER if plan.listens else 0), rows, columns)
             self._check(lib.creche_job_submit(self._job))
         except BaseException:
             self.free()

@@ -17,7 +17,6 @@ from .errors import CrecheError, SpawnError, SpecError
 from .hostview import listing
 from .kernelfs import kernel_trees
 from .machine import Machine, probe
-from .plan.command import listens
 from .plan.compile import Context, Plan, compile, needs_scratch
 from .plan.ids import outside, wants_range
 from .plan.pieces import UPPER_SIZE
@@ -132,7 +131,7 @@ class Starting:
         self._context = Context(
             view=listing(), base=self._range.base if self._range else None, count=self._range.count if self._range else 0,
             scratch=self._scratch, caller=os.environ, command_cgroups=len(cgroup_fds), rlimits=commands.rlimits(),
-            held=self._range is not None, shared=sharing.worth(), kernels=kernel_trees(spec), below=origin.below if origin else None, room=origin.room if origin else UPPER_SIZE,
+            held=self._range is not None, shared=sharing.worth(), kernels=kernel_trees(spec, sharing.mounts()), below=origin.below if origin else None, room=origin.room if origin else UPPER_SIZE,
         )  # fmt: skip
         self._compiled = commands.without_missing(spec)
         if self._input is not None and plumbing.stdin is not None:
@@ -163,7 +162,7 @@ class Starting:
             self._channel.close()
         main, origin = self._processes[1], self._origin
         plan = self._plan = compile(self._compiled, machine, self._context)
-        main.listens = listens(plan.command)
+        main.listens = plan.listens
         main.brief = self._brief and bool(plan.command) and spec.has_init and spec.tty is None and not main.listens and not plumbing.unsent
         if plan.command and plan.who.private:
             account = commands.account(spec, machine, plan)

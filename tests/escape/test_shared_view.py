@@ -119,6 +119,37 @@ def test_a_mount_that_the_host_makes_is_seen_by_the_next() -> None:
     assert done.stdout == "well\n", done
 
 
+KERNELS = """
+import anyio, creche, os, subprocess, sys
+top = sys.argv[1]
+os.makedirs(top + "/folder/p")
+os.symlink("folder", top + "/link")
+def seen(name):
+    mounts = [creche.Bind(top + "/link", "/x", readonly=True)]
+    return anyio.run(lambda: creche.run(["sh", "-c", f"cd /x{name} && wc -c <interrupts && wc -c <version"], mounts=mounts)).stdout.split()
+for _ in range(3):  # once more than it takes until the mounts are remembered
+    assert seen("/p") == []
+subprocess.run(["mount", "-t", "proc", "none", top + "/folder/p"], check=True)
+for _ in range(3):
+    covered, shown = seen("/p")
+    assert covered == b"0" and int(shown) > 0, (covered, shown)
+subprocess.run(["umount", top + "/folder/p"], check=True)
+os.unlink(top + "/link")
+os.symlink("/proc", top + "/link")
+covered, shown = seen("")
+assert covered == b"0" and int(shown) > 0, (covered, shown)
+print("well")
+"""
+
+
+@needs("root")
+def test_a_proc_that_the_host_mounts_in_a_folder_is_covered_in_the_next(tmp_path: Path) -> None:
+    """Also where the mounts are remembered from one start to the next, and where a link leads to it since."""
+    tmp_path.chmod(0o755)
+    done = subprocess.run(["unshare", "--mount", sys.executable, "-c", KERNELS, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout == "well\n", done
+
+
 def test_what_can_not_be_shown_is_an_error_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     listing = hostview.HostListing(trees=(("/usr", True), ("/no-such-folder", True)), links=hostview.listing().links)
     monkeypatch.setattr("creche.starting.listing", lambda: listing)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,8 +18,9 @@ from creche.hostview import HostListing
 from creche.machine import Extent, Machine
 from creche.plan import compile as compiling
 from creche.plan import steps as st
+from creche.plan.compile import Context
 from creche.plan.render import as_dict, as_text
-from creche.spec import Spec
+from creche.spec import Bind, IdMap, Spec
 from creche.wire.encode import encode
 
 
@@ -78,9 +81,37 @@ def test_what_is_remembered_of_other_specs_changes_no_plan(many: list[Spec]) -> 
         remembered = told(spec)
         compiling._confined.clear()
         compiling._setups.clear()
+        compiling._kinds = ()
         assert told(spec) == remembered
         for other in many:
             told(other)
+
+
+@pytest.mark.parametrize(
+    ("fields", "around"),
+    [
+        ({}, {"base": 0x7100_0000}), ({"command": ["/bin/false", "x"]}, {}), ({"env": {"PATH": "/opt"}}, {}), ({"inherit_env": ["TOKEN"]}, {}),
+        ({"inherit_env": ["TOKEN"]}, {"caller": {"TOKEN": "other"}}), ({"command": None}, {}), ({"user": 5}, {}), ({"stdin": "null"}, {}), ({"hostname": "x"}, {}),
+        ({}, {"shared": False}), ({}, {"held": False}), ({}, {"command_cgroups": 1}), ({}, {"rlimits": (("core", (1, 1)), ("nofile", (9, 9)))}),
+        ({"mounts": [Bind("/srv", "/srv"), Bind("/a", "/a", uid_map=[IdMap(0, 0, 9)], gid_map=[IdMap(0, 0, 9)])]}, {"base": 0x7100_0000}),
+    ],
+)  # fmt: skip
+def test_another_of_a_kind_is_as_if_it_were_the_first(fields: dict[str, Any], around: dict[str, Any]) -> None:
+    """Compiled after one that differs from it in little, and alone: the same Plan, with its own ids, words and variables."""
+    machine = attrs.evolve(Machine.example_root(), kernel=(6, 15, 0), release="6.15.0")
+    first = Spec(["true"], mounts=[Bind("/srv", "/srv")])
+    before = Context(view=HOST, base=0x7000_0000, caller={"TOKEN": "s3cret"}, held=True, shared=True)
+    spec, context = attrs.evolve(first, **fields), attrs.evolve(before, **around)
+
+    def told() -> tuple[object, ...]:
+        compiled = compiling.compile(spec, machine, context)
+        return as_dict(compiled), compiled.who, compiled.at_once, compiled.ambient, compiled.listens, compiled.descriptors, encode(compiled.command)
+
+    compiling._kinds = ()
+    alone = told()
+    compiling._kinds = ()
+    compiling.compile(first, machine, before)
+    assert [told(), told()] == [alone, alone]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

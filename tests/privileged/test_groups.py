@@ -69,6 +69,7 @@ def test_files_of_roots_groups_are_not_fetched_by_a_guest(tmp_path: Path, monkey
     if not dropped:
         monkeypatch.setattr("creche.plan.compile.may_set_groups", lambda machine, who: False)
     monkeypatch.setattr("creche.plan.compile._setups", {})
+    monkeypatch.setattr("creche.plan.compile._kinds", ())
     tmp_path.chmod(0o755)
     (tmp_path / "secret").write_text("s3cret")
     (tmp_path / "secret").chmod(0o640)

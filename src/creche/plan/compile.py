@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from operator import attrgetter
 
-from attrs import evolve, field, frozen
+from attrs import evolve, field, fields, frozen
 
 from ..errors import SpecError, UnsupportedError
 from ..hostview import HostListing
@@ -13,7 +14,7 @@ from ..machine import KERNEL_FLOOR, Machine
 from ..spec.filesystem import Bind, Overlay
 from ..spec.spec import Spec
 from . import steps as st
-from .command import Account, Descriptor, Limited, capability_mask, confining_steps, exec_step
+from .command import Account, Descriptor, Limited, capability_mask, confining_steps, exec_step, listens
 from .guard import guard_steps
 from .ids import RANGE, Identity, identity, map_steps, may_set_groups, no_groups, outside
 from .mounts import MS_PRIVATE, Mounts
@@ -67,6 +68,7 @@ class Plan:
     at_once: bool = False  #: the init is executed while its maps are written
     descriptors: tuple[Descriptor, ...] = ()
     view: View | None = None  #: what the container shares with others; it comes with the setup, as its last descriptor
+    listens: bool = False  #: the command brings a listener with it
 
     @property
     def flags(self) -> int:
@@ -109,11 +111,62 @@ def descriptors_of(spec: Spec) -> tuple[Descriptor, ...]:
     return (*standard, *(Descriptor(number) for number in spec.pass_fds))
 
 
+_OF_ITS_OWN = ("command", "env", "inherit_env")
+_rest = attrgetter(*(item.name for item in fields(Spec) if item.name not in _OF_ITS_OWN))
+_KINDS = 16
+_kinds: tuple[tuple[tuple[object, ...], Spec, Machine, Context, Plan], ...] = ()  # the last one used comes first
+
+
 def compile(spec: Spec, machine: Machine, context: Context) -> Plan:
     """Compile a Spec for a Machine. Pure: the same values give the same Plan.
 
+    Specs that differ in their words and variables alone, of which a service has few kinds, are compiled once; what each container has of
+    its own, a range of ids among it, is put in.
     Raises SpecError and UnsupportedError for what this machine and user can't do.
     """
+    global _kinds
+    rest = _rest(spec)
+    for kind in _kinds:
+        known, first, where, before, plan = kind
+        if machine is where and known == rest and (spec.command is None) is (first.command is None) and _alike(context, before):
+            if kind is not _kinds[0]:
+                _kinds = (kind, *(other for other in _kinds if other is not kind))
+            return _adapted(plan, first, before, spec, machine, context)
+    plan = _compile(spec, machine, context)
+    # What a mount's own ids are outside differs among equal ones; and a file of the caller's is not kept open here.
+    if not any(isinstance(mount, Bind) and mount.uid_map for mount in spec.mounts) and all(isinstance(end, str) for end in (spec.stdin, spec.stdout, spec.stderr)):
+        _kinds = ((rest, spec, machine, context, plan), *_kinds[: _KINDS - 1])
+    return plan
+
+
+def _alike(one: Context, other: Context) -> bool:
+    """Whether a Plan is the same in both but for the first id of its range and the variables of its caller."""
+    return (
+        one.view is other.view and one.shared is other.shared and one.held is other.held and one.nested is other.nested and one.rlimits == other.rlimits
+        and one.command_cgroups == other.command_cgroups and one.init_cgroups == other.init_cgroups and one.kernels == other.kernels
+        and one.count == other.count and one.scratch == other.scratch and one.below == other.below and one.room == other.room
+    )  # fmt: skip
+
+
+def _adapted(plan: Plan, first: Spec, before: Context, spec: Spec, machine: Machine, context: Context) -> Plan:
+    """The Plan of another of its kind: no Step names an id outside but those that write the maps, which come first."""
+    who, parent, command = plan.who, plan.parent, plan.command
+    if context.base != before.base:
+        who = identity(spec, machine, context.base, context.count)
+        maps = map_steps(spec, machine, who)
+        who = who if who.idmaps == plan.who.idmaps else evolve(who, idmaps=plan.who.idmaps)
+        parent = (*maps, *parent[len(maps) :])
+    if command and (spec.inherit_env or first.inherit_env or spec.command != first.command or spec.env != first.env):
+        account = account_of(spec, machine, who)
+        assert spec.command is not None and account is not None
+        command = (*command[:-1], exec_step(spec, spec.command, account, context.caller))
+    return Plan(
+        parent=parent, setup=plan.setup, command=command, who=who, new=plan.new, joins=plan.joins, init=plan.init, caller_is_root=plan.caller_is_root,
+        at_once=plan.at_once, descriptors=plan.descriptors, view=plan.view, listens=plan.listens,
+    )  # fmt: skip
+
+
+def _compile(spec: Spec, machine: Machine, context: Context) -> Plan:
     if machine.kernel < KERNEL_FLOOR:
         raise UnsupportedError(f"Linux {machine.release}: creche needs 5.14 or later", "boot a newer kernel")
     kinds = {name: getattr(spec.namespaces, name) for name in CLONE}
@@ -165,7 +218,7 @@ def compile(spec: Spec, machine: Machine, context: Context) -> Plan:
     plan = Plan(
         parent=tuple(parent), setup=setup, command=command, who=who, new=new, joins=joins,
         init=spec.has_init, caller_is_root=outside(who.uid_map, 0) == machine.euid, descriptors=descriptors,
-        view=view_of(spec, machine, context.view) if _shares(spec, machine, context) else None,
+        view=view_of(spec, machine, context.view) if _shares(spec, machine, context) else None, listens=listens(command),
     )  # fmt: skip
     return evolve(plan, at_once=at_once and plan.ambient and all(isinstance(step, (st.Map, st.Idmap)) for step in parent))
 

@@ -179,14 +179,15 @@ def map_steps(spec: Spec, machine: Machine, who: Identity) -> list[st.Step]:
         (who.uid_map, machine.euid, machine.subuid, machine.newuidmap, False),
     ):
         field = "gid_map" if group else "uid_map"
-        if len(map_text(maps)) >= PAGE:
+        text = map_text(maps)
+        if len(text) >= PAGE:
             raise SpecError(field, f"{len(maps)} ranges", f"the kernel takes {PAGE - 1} bytes of them, in one write: give fewer and larger ones")
         alone = len(maps) == 1 and maps[0].count == 1 and maps[0].outside == own
         flags = st.GROUP_MAP if group else 0
         if machine.may_map_ids or alone:
             if group and not machine.may_map_ids:
                 flags |= st.DENY_SETGROUPS
-            steps.append(st.Map(text=map_text(maps), flags=flags, blame=field))
+            steps.append(st.Map(text=text, flags=flags, blame=field))
             continue
         for index, item in enumerate(maps):
             mine = item.count == 1 and item.outside == own

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import attrs
 from attrs import frozen
 
 from ..errors import SpecError
@@ -258,4 +257,7 @@ class Limits:
             raise SpecError("limits.io", self.io, "give limits for at least one path, or None")
 
     def __bool__(self) -> bool:
-        return any(getattr(self, attribute.name) is not None for attribute in attrs.fields(Limits))
+        return self is not _NONE and self != _NONE
+
+
+_NONE = Limits()

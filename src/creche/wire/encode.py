@@ -101,6 +101,8 @@ def encode(steps: Sequence[Step]) -> bytes:
 
 
 _KEPT = 64
+_SMALL = 16_384  # bytes
+_wholes: dict[int, tuple[tuple[Step, ...], bytes]] = {}
 _setups: dict[int, tuple[tuple[Step, ...], bytes]] = {}
 _commands: dict[tuple[int, ...], tuple[tuple[Step, ...], bytes]] = {}
 
@@ -120,6 +122,9 @@ def encode_command(steps: tuple[Step, ...]) -> bytes:
 
     The last one's texts come behind theirs, of which it shares the empty one alone.
     """
+    whole = _wholes.get(id(steps))
+    if whole is not None:
+        return whole[1]
     first, last = steps[:-1], steps[-1:]
     key = tuple(map(id, first))
     found = _commands.get(key)
@@ -131,4 +136,9 @@ def encode_command(steps: tuple[Step, ...]) -> bytes:
     start = HEADER.size + len(steps) * RECORD.size
     texts = _Texts(len(found[1]), {b"": start})
     record = _records(last, texts)
-    return _blob(len(steps), found[1][HEADER.size : start - RECORD.size] + record, found[1][start:] + texts.bytes())
+    blob = _blob(len(steps), found[1][HEADER.size : start - RECORD.size] + record, found[1][start:] + texts.bytes())
+    if len(blob) <= _SMALL:  # for the next that is the very same; most are not, and some are large
+        if len(_wholes) >= _KEPT:
+            del _wholes[next(iter(_wholes))]
+        _wholes[id(steps)] = steps, blob
+    return blob
