@@ -15,6 +15,7 @@ __all__ = ["RANGE", "Identity", "identity", "map_steps", "map_text", "may_set_gr
 PAGE = 4096  #: a map must come in one write of less than a page: user_namespaces(7)
 LINES = 340  #: and have no more than these
 RANGE = 65_536  #: ids that a container of root's has by default
+_LISTS = 128  # kernel/user.c: UIDHASH_SZ
 
 
 @frozen
@@ -102,7 +103,8 @@ def identity(spec: Spec, machine: Machine, base: int | None, count: int = RANGE)
                 "no range of ids is free for the container",
                 "give root more of them in /etc/subuid and /etc/subgid (creche:1879048192:6553600), or an explicit uid_map",
             )
-        return Identity((IdMap(0, base, count),), (IdMap(0, base, count),), new=True, private=True, idmaps=True)
+        maps = _turned(base, count)
+        return Identity(maps, maps, new=True, private=True, idmaps=True)
     uid_map, gid_map = spec.uid_map, spec.gid_map
     if uid_map is None:
         uid = ref.uid if ref is not None and ref.uid is not None else 0
@@ -142,6 +144,18 @@ def identity(spec: Spec, machine: Machine, base: int | None, count: int = RANGE)
         uid=0 if covers(uid_map, 0) else min(item.inside for item in uid_map),
         gid=0 if covers(gid_map, 0) else min(item.inside for item in gid_map),
     )
+
+
+def _turned(base: int, count: int) -> tuple[IdMap, ...]:
+    """A range's map, turned by another number for each range, so that no two containers' roots have the same low bits.
+
+    The kernel keeps the users that it knows in lists, and picks the list by an id's low bits (kernel/user.c: __uidhashfn). Ranges begin
+    at multiples of 65536, so all roots would be in one list, which each change of ids walks under a lock.
+    """
+    turn = base // RANGE % _LISTS
+    if not turn or count != RANGE or base % RANGE:
+        return (IdMap(0, base, count),)
+    return IdMap(0, base + turn, count - turn), IdMap(count - turn, base, turn)
 
 
 def _with_sub_ids(
