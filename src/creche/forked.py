@@ -66,7 +66,8 @@ class Forked(Container):
         self._context = Context(
             view=listing(), base=base, count=count, caller=os.environ, command_cgroups=len(cgroup_fds), rlimits=commands.rlimits(), nested=True,
         )  # fmt: skip
-        plan = self._plan = compile(nested_spec(commands.without_missing(spec)), machine, self._context)
+        plan = compile(nested_spec(commands.without_missing(spec)), machine, self._context)
+        self._plan = attrs.evolve(plan, who=self._template.plan.who)  # whose mounts are idmapped, and so the forks' are
         await anyio.lowlevel.checkpoint_if_cancelled()
         await self._be_born(plan.flags)
         assert self._channel is not None

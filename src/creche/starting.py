@@ -92,6 +92,7 @@ class Starting:
         async def _execute(self, process: Process, spec: Spec, plumbing: Plumbing, cgroup_fds: list[int], context: Context, *, main: bool, program: bool = False) -> None: ...
 
     _input: bytes | None = None  # what the main command finds in its stdin
+    _for_forks: tuple[tuple[str, bool], ...] = ()  # what a template has for its forks (plan.nesting)
     _brief = False  # the main command may have ended before anybody looks
 
     @property
@@ -131,7 +132,8 @@ class Starting:
         self._context = Context(
             view=listing(), base=self._range.base if self._range else None, count=self._range.count if self._range else 0,
             scratch=self._scratch, caller=os.environ, command_cgroups=len(cgroup_fds), rlimits=commands.rlimits(),
-            held=self._range is not None, shared=sharing.worth(), kernels=kernel_trees(spec, sharing.mounts()), below=origin.below if origin else None, room=origin.room if origin else UPPER_SIZE,
+            held=self._range is not None, shared=not self._for_forks and sharing.worth(), kernels=kernel_trees(spec, sharing.mounts()), below=origin.below if origin else None,
+            room=origin.room if origin else UPPER_SIZE, for_forks=self._for_forks,
         )  # fmt: skip
         self._compiled = commands.without_missing(spec)
         if self._input is not None and plumbing.stdin is not None:

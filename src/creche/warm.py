@@ -23,7 +23,7 @@ from .kernelfs import kernel_trees
 from .machine import probe
 from .plan.compile import Plan
 from .plan.ids import map_text
-from .plan.nesting import check_ids, template_spec
+from .plan.nesting import check_ids, layers_of, template_spec
 from .process import Process
 from .spawn import exhausted
 from .spec.checks import Each, Text
@@ -71,6 +71,11 @@ class ForkServer:
         """What it has beside the Spec's."""
         return {}
 
+    @property
+    def cwd(self) -> str | None:
+        """Where it is started, if not where the Spec says."""
+        return None
+
     def check(self, words: tuple[str, ...]) -> None:
         """It may be told anything."""
 
@@ -96,8 +101,14 @@ class PythonWarm:
 
     @property
     def variables(self) -> dict[str, str]:
-        """What it has beside the Spec's: libraries of numbers start threads when they are loaded, which no fork would have."""
-        return dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        """What it has beside the Spec's: libraries of numbers start threads when they are loaded, which no fork would have; and
+        what a guest may have put into a home is not the template's to load."""
+        return dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONNOUSERSITE"), "1")
+
+    @property
+    def cwd(self) -> str | None:
+        """Not the Spec's, where guests may write: ``python3 -c`` imports from where it stands."""
+        return "/"
 
     def check(self, words: tuple[str, ...]) -> None:
         """Raise SpecError for another program's words."""
@@ -165,7 +176,9 @@ class Template:
         if self._box is None:
             if shown := kernel_trees(self.spec):
                 raise UnsupportedError(f"a warm pool with files of the kernel below {next(iter(shown))}", "mount a folder without them; /proc is there")
-            self._box = await Container(template_spec(self.spec)).__aenter__()
+            box = Container(template_spec(self.spec))
+            box._for_forks = layers_of(self.spec)
+            self._box = await box.__aenter__()
             check_ids(self.plan.who, probe())
         try:
             await self._load(self._box)
@@ -186,6 +199,7 @@ class Template:
             env = {name: value for name, value in self.warm.variables.items() if name not in (self.spec.env or {})}
             fields: dict[str, Any] = {
                 "stdin": "null", "stdout": "null", "stderr": "null", "pass_fds": (CHANNEL, LIBRARY, NEWS), "env": env,
+                **({"cwd": self.warm.cwd} if self.warm.cwd is not None else {}),
                 "rlimits": {name: value for name, value in rlimits.items() if value != (-1, -1)},
             }  # fmt: skip
             self._process = await box._launch(self.warm.command, fields, sources={CHANNEL: theirs.fileno(), LIBRARY: library, NEWS: write})

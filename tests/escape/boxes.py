@@ -58,7 +58,11 @@ ROOTS: dict[str, Mapping[str, Any]] = {
         "namespaces": creche.Namespaces(user=False, mount=True, pid=True, network=True, ipc=True, uts=True, cgroup=True),
     },
 }  # fmt: skip
-HELD = ("default", "second command", "warm run", *(("as the host's root",) if ROOT else ()))
+HELD = (
+    "default", "second command", "warm run", *(("warm run with an overlay",) if probe().tmpfs_user_xattr else ()), *(("as the host's root",) if ROOT else ()),
+)  # fmt: skip
+#: Whose forks have layers of the template's.
+WARM = {"warm run": Spec(), "warm run with an overlay": Spec(mounts=[creche.Overlay(["/usr/share"], target="/srv")])}
 
 Answer = tuple[str, str]
 
@@ -89,8 +93,8 @@ def tried(table: str, box: str, names: tuple[str, ...]) -> dict[str, Answer]:
         if box == "second command":
             async with creche.Container(Spec(rootfs=HostView())) as place:
                 return await place.run(argv, timeout=60)
-        if box == "warm run":
-            async with creche.Pool(Spec(), size=1, warm=creche.PythonWarm()) as pool:
+        if box in WARM:
+            async with creche.Pool(WARM[box], size=1, warm=creche.PythonWarm()) as pool:
                 return await pool.run(["python3", *argv[3:]], timeout=60)  # -I and -S are for an interpreter that starts
         return await creche.run(argv, timeout=60, **{**BOXES, **ROOTS}[box])
 

@@ -48,6 +48,7 @@ class Context:
     room: int = UPPER_SIZE  #: bytes of a history's layers
     kernels: Mapping[str, Shown] = field(factory=dict)  #: which of the Spec's sources show files of the kernel (`kernelfs`)
     nested: bool = False  #: whether it lies within another with the same ids, whose mounts it is made of (`plan.nesting`)
+    for_forks: tuple[tuple[str, bool], ...] = ()  #: folders that a template's container has for those that are forked from it (`plan.nesting`)
 
 
 @frozen(kw_only=True)
@@ -145,6 +146,7 @@ def _alike(one: Context, other: Context) -> bool:
         one.view is other.view and one.shared is other.shared and one.held is other.held and one.nested is other.nested and one.rlimits == other.rlimits
         and one.command_cgroups == other.command_cgroups and one.init_cgroups == other.init_cgroups and one.kernels == other.kernels
         and one.count == other.count and one.scratch == other.scratch and one.below == other.below and one.room == other.room
+        and one.for_forks == other.for_forks
     )  # fmt: skip
 
 
@@ -327,7 +329,7 @@ def _mounts(spec: Spec, machine: Machine, who: Identity, context: Context, *, ag
     branch = None if context.below is None else st.PASSED + int(context.held)
     shared = _shares(spec, machine, context)
     first = st.PASSED + int(context.held) + int(branch is not None) + int(shared)
-    return Mounts(spec, machine, who, context.view, context.kernels, context.scratch, first=first, again=again, branch=branch, room=context.room, shared=shared, nested=context.nested)
+    return Mounts(spec, machine, who, context.view, context.kernels, context.scratch, first=first, again=again, branch=branch, room=context.room, shared=shared, nested=context.nested, for_forks=context.for_forks)
 
 
 def _remembered_setup(
@@ -338,7 +340,7 @@ def _remembered_setup(
     key = (
         spec.init, spec.rootfs, spec.mounts, spec.devices, spec.namespaces, spec.hostname or spec.name, spec.domainname, tuple(spec.sysctl.items()),
         security.masked_paths, security.readonly_paths, security.no_new_privs, security.privileged, tuple(security.capabilities),
-        who.new, who.private, who.idmaps, who.setgroups, who.uid, who.gid, who.maps_group(5), context.scratch, context.held, context.shared, context.nested, id(machine), id(context.view),
+        who.new, who.private, who.idmaps, who.setgroups, who.uid, who.gid, who.maps_group(5), context.scratch, context.held, context.shared, context.nested, context.for_forks, id(machine), id(context.view),
         spec.has_init, tuple(spec.time_offsets.items()), again, keeps_sources(spec, context.view), tuple(context.kernels.items()), lets_keys(spec, machine),
         (who.uid_map, who.gid_map) if any(isinstance(mount, Bind) and mount.uid_map for mount in spec.mounts) else None,
         context.below is None, context.room,

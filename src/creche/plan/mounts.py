@@ -25,7 +25,7 @@ from .covered import MASKED, READONLY
 from .pieces import MIB, NODEV, NOEXEC, NOSUID, RDONLY, Pieces
 from .renewal import covers_trees
 
-__all__ = ["Mounts"]
+__all__ = ["Mounts", "place_of"]
 
 NODE = RDONLY | NOSUID | NOEXEC  # a device of the host's: written to all the same, but its mode and owner stay as they are
 MS_PRIVATE = 1 << 18
@@ -34,6 +34,11 @@ TMP_SIZE = 256 * MIB
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 DEV_LINKS = (("/proc/self/fd", "fd"), ("/proc/self/fd/0", "stdin"), ("/proc/self/fd/1", "stdout"), ("/proc/self/fd/2", "stderr"))
+
+
+def place_of(number: int) -> str:
+    """Where a template's container has a layer for its forks."""
+    return f"/dev/.creche/{number}"
 
 
 class Mounts(Pieces):
@@ -247,6 +252,11 @@ class Mounts(Pieces):
             node = self._tree(path, f"devices[{index}]", recursive=False)
             self._attributes(node, NODE, f"devices[{index}]", recursive=False)
             self._attach(node, path, f"devices[{index}]")
+
+        for number, (path, recursive) in enumerate(self.for_forks):
+            layer = self._tree(path, "rootfs", recursive=recursive, idmap=(b"", b"") if self.who.idmaps else None)
+            self._attributes(layer, RDONLY, "rootfs", recursive=recursive)
+            self._attach(layer, place_of(number), "rootfs")
 
     def _mount(self, mount: Mount, blame: str) -> None:
         if isinstance(mount, Bind):

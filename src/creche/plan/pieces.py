@@ -41,12 +41,13 @@ class Pieces:
     def __init__(
         self, spec: Spec, machine: Machine, who: Identity, view: HostListing, kernels: Mapping[str, Shown], scratch: str | None,
         first: int = st.PASSED, again: bool = False, branch: int | None = None, room: int = UPPER_SIZE, shared: bool = False,
-        nested: bool = False,
+        nested: bool = False, for_forks: tuple[tuple[str, bool], ...] = (),
     ) -> None:  # fmt: skip
         self.spec, self.machine, self.who, self.view, self.kernels, self.scratch = spec, machine, who, view, kernels, scratch
         self.shared = shared  # the unchanging part of a HostView is taken from what all containers have of it
         self.again = again  # for a reset: of what came from the host, the init has all that is needed
         self.sourced = not nested and keeps_sources(spec, view)  # what is nested is used once
+        self.for_forks = for_forks  # what a template has for its forks
         self.parent: list[st.Step] = []  # idmapped trees
         self.host: list[st.Step] = []
         self.build: list[st.Step] = []
@@ -96,6 +97,7 @@ class Pieces:
         spec = self.spec
         count = sum(1 for mount in spec.mounts if isinstance(mount, Bind) and self._idmaps(mount))
         if self.who.idmaps:
+            count += len(self.for_forks)
             for layer in (spec.rootfs, *spec.mounts):
                 if isinstance(layer, Directory):
                     count += 1
