@@ -76,7 +76,7 @@ static void begin_reset(const struct creche_request *request, const void *plan)
 static void end_reset(void)
 {
 	const char *what = "";
-	long r = self_restore(&what);
+	long r = self_restore(&ctx, &what);
 
 	if (r < 0) {
 		failure_text(&ctx, CRECHE_DETAIL_SELF, what, text_length(what));
@@ -336,7 +336,7 @@ static void obey(void)
 		if (request.type == CRECHE_RESET)
 			begin_reset(&request, plan);
 		else if (request.type == CRECHE_SETUP)
-			set_up(&request, plan);
+			set_up(&request, plan), self_remember_files(&ctx);
 		else
 			run(&request, plan);
 		if (request.type != CRECHE_RESET)

@@ -6,8 +6,10 @@
 
 /* To be called before the first guest runs. */
 void self_remember(void);
+/* The same for what is a file, when there is a proc. */
+void self_remember_files(struct ctx *c);
 
 /* Puts it back; or -errno, with `what` the name of what can't be. */
-long self_restore(const char **what);
+long self_restore(struct ctx *c, const char **what);
 
 #endif

@@ -389,6 +389,11 @@ def _keys() -> str | None:
     return None if os.path.exists("/proc/keys") else "keyrings in the kernel (CONFIG_KEYS)"
 
 
+@_need("autogroup")
+def _autogroup() -> str | None:
+    return None if os.path.exists("/proc/self/autogroup") else "shares of the processors by session (CONFIG_SCHED_AUTOGROUP)"
+
+
 @_need("weights")
 def _weights() -> str | None:
     from creche.cgroups.devices import weighing

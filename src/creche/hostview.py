@@ -31,7 +31,7 @@ class HostListing:
     links: tuple[tuple[str, str], ...] = ()
     files: tuple[tuple[str, bytes], ...] = ()
     resolver: bytes | None = None  #: /etc/resolv.conf, for containers in the caller's network
-    proc: frozenset[str] = frozenset()  #: names in /proc that anybody may read
+    proc: frozenset[str] = frozenset()  #: what in /proc anybody may read
     closed: frozenset[str] = frozenset()  #: names in /proc that are for the host's root alone
 
     def shows(self, name: str, *, to_root: bool) -> bool:
@@ -108,6 +108,8 @@ def _kernel_files() -> tuple[frozenset[str], frozenset[str]]:
             for entry in entries:
                 if not entry.name[0].isdigit():
                     (readable if entry.stat(follow_symlinks=False).st_mode & 0o005 else closed).add(entry.name)
+        if os.path.exists("/proc/self/autogroup"):  # of its own kind among processes' files: see plan/covered.py
+            readable.add("1/autogroup")
     except OSError:
         pass  # no /proc here: then nothing of it is mounted inside
     return frozenset(readable), frozenset(closed)

@@ -136,7 +136,9 @@ def test_a_parent_swapped_for_a_link_meanwhile_leads_nowhere(work: Path, tmp_pat
             await swapper.stdout.receive(16)
             got: set[bytes] = set()
             followed = 0
-            for _ in range(400):
+            tries = 0
+            while tries < 400 or not got:  # on a busy machine the folder may be the link each time that we look
+                tries += 1
                 try:
                     got.add(await box.get("/w/d/f"))
                 except FileError as error:

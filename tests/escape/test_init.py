@@ -190,6 +190,23 @@ def test_e8_nobody_outside_can_be_signalled() -> None:
             canary.kill()
 
 
+#: In a session of its own: what its share of the processors is when a guest has tried to set it.
+SESSION = """
+import anyio, creche, sys
+guest = "until echo 7 >/proc/1/autogroup || ! test -s /proc/1/autogroup; do sleep 0.05; done 2>/dev/null; echo tried"
+security = creche.Security(**({"masked_paths": ()} if sys.argv[1:] else {}))
+print(anyio.run(lambda: creche.run(["sh", "-c", guest], security=security, timeout=30)).stdout, open("/proc/self/autogroup").read())
+"""
+
+
+@needs("autogroup")
+@pytest.mark.parametrize(("arguments", "nice"), [((), "nice 0"), (("uncovered",), "nice 7")], ids=["by default", "control: files of the kernel uncovered"])
+def test_d9_the_share_of_the_supervisors_session_is_not_a_guests_to_set(arguments: tuple[str, ...], nice: str) -> None:
+    """The init is in that session, and its files belong to the container's root (sched(7), proc_pid(5))."""
+    done = subprocess.run([sys.executable, "-c", SESSION, *arguments], capture_output=True, text=True, check=True, start_new_session=True)
+    assert "tried" in done.stdout and nice in done.stdout, done.stderr
+
+
 DAEMON = """
 import ctypes, os, signal, sys
 for _ in range(2):

@@ -77,6 +77,8 @@ REMAINS = {
     "a limit of process 1": Remain(
         sh("import resource as r; r.prlimit(1, r.RLIMIT_STACK, (4 << 20, r.prlimit(1, r.RLIMIT_STACK)[1]))"), "ulimit -Ss | grep 4096"
     ),
+    "process 1 as the first to be killed": Remain("echo 777 > /proc/1/oom_score_adj", "grep 777 /proc/self/oom_score_adj"),
+    "what process 1 would dump": Remain("echo 1 > /proc/1/coredump_filter", "grep 00000001 /proc/self/coredump_filter"),
     "keys in its keyrings": Remain(sh(KEYS, "plant"), sh(KEYS, "look"), Spec(security=Security(seccomp=None))),
     "a file in the host's network": Remain("echo mine > /tmp/mine", "cat /tmp/mine 2>/dev/null", Spec(namespaces=Namespaces(network=False))),
 }  # fmt: skip

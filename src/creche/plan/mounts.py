@@ -353,8 +353,8 @@ class Mounts(Pieces):
         elsewhere = [(shows, st.NONE, "/" + place) for shows, place in self.kernels.get(root, ()) if place not in ("proc", "sys")]
 
         def there(path: str) -> bool:
-            top, name = path.split("/")[1:3]
-            return top != "proc" or self.view.shows(name, to_root=not self.who.private and self.machine.may_map_ids)
+            name = path.removeprefix("/proc/")
+            return name == path or self.view.shows(name, to_root=not self.who.private and self.machine.may_map_ids)
 
         def of(paths: tuple[str, ...] | None, defaults: tuple[str, ...]) -> Iterable[tuple[int, str, int]]:
             """Slots and paths: below the very trees that show them, whose names nobody moves away while we work."""
