@@ -217,6 +217,12 @@ except OSError as error:
     )
 
 
+@_need("overcommit")
+def _overcommit() -> str | None:
+    mode = Path("/proc/sys/vm/overcommit_memory").read_text().strip()
+    return None if mode == "0" else f"heuristic overcommit (vm.overcommit_memory is {mode}, not 0)"
+
+
 @_need("timens")
 def _timens() -> str | None:
     return None if os.path.exists("/proc/self/ns/time") else "time namespaces in the kernel"

@@ -301,6 +301,38 @@ async def test_an_error_of_the_block_goes_its_way_unwrapped_and_jobs_are_ended(p
     assert runner.now == 0
 
 
+@pytest.mark.slow
+async def test_a_cancellation_at_any_step_loses_no_job(path, runner):
+    """The step is counted in submitted jobs and turns of the loop; with a file the next queue does what was left."""
+    for turns in range(24):
+        if path is not None:
+            path = path.with_name(f"{turns}.db")
+        kept = set()
+        async with anyio.create_task_group() as tasks:
+
+            async def run(path=path, kept=kept):
+                async with JobQueue(path, workers=2, runner=runner) as queue:
+                    for number in range(3):
+                        kept.add((await queue.submit(["echo", str(number)], tag=number)).id)
+                    await queue.join()
+
+            tasks.start_soon(run)
+            while len(kept) < turns % 4:
+                await anyio.lowlevel.checkpoint()
+            for _ in range(turns // 4):
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+        assert runner.now == 0
+        if path is None:
+            continue
+        async with JobQueue(path, workers=2, runner=runner) as queue:
+            with anyio.fail_after(10):
+                await queue.join()
+                results = [result async for result in queue.results(since=0)]
+        assert kept <= {result.id for result in results}
+        assert all(result.ok and result.lost == 0 for result in results), "it was left, not lost"
+
+
 # -- with a file ---------------------------------------------------------------------------------------------------
 
 

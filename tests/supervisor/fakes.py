@@ -47,6 +47,8 @@ class FakeBox:
         self.memory = 0
         self.commands = []
         self.command_code = 0
+        self.endless = False
+        self.running = 0
 
     async def __aenter__(self):
         await anyio.sleep(self.slow)
@@ -98,6 +100,11 @@ class FakeBox:
 
     async def run(self, command):
         self.commands.append(command)
+        self.running += 1
+        try:
+            await (anyio.sleep_forever() if self.endless else anyio.lowlevel.checkpoint())
+        finally:
+            self.running -= 1
         return Result(exit_of(self.command_code))
 
     async def stats(self):

@@ -123,6 +123,28 @@ async def test_events_are_told_as_they_happen(world, place):
         tasks.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize("do", ["exec", "logs", "events"])
+async def test_what_is_done_for_one_who_has_gone_is_ended(world, place, do):
+    """Though nothing comes that he would have to be told of; as long as he is there, it goes on."""
+    async with Supervisor([world.child("a")]) as sup, anyio.create_task_group() as tasks:
+        control = Control(sup, place)
+        await tasks.start(control.serve)
+        await sup.wait_ready()
+        box = world.boxes["a"]
+        box.endless = True
+        request = {"do": do, "names": ["a"], "command": ["endless"], "follow": True}
+        stream = await anyio.connect_unix(place.socket)
+        async with stream:
+            await stream.send(json.dumps(request).encode() + b"\n")
+            for _ in range(5):
+                await asked(place, do="ping")
+            assert control._clients >= 1 and box.running == (do == "exec")
+        with anyio.fail_after(5):
+            while control._clients or box.running:
+                await anyio.sleep(0.001)
+        tasks.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize(
     ("data", "word"),
     [

@@ -7,6 +7,7 @@ import os
 import socket
 
 import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as some
@@ -33,6 +34,12 @@ def test_the_words_of_sd_notify_are_understood():
     assert heard(b"WATCHDOG=trigger").triggered
     assert heard(b"WATCHDOG_USEC=2500000").watchdog == 2.5
     assert heard(b"EXTEND_TIMEOUT_USEC=3000000").extend == 4.0
+
+
+def test_requests_are_told_in_a_word_of_our_own():
+    """sd_notify(3) asks for "X_" before names that are not its own."""
+    assert heard(b"X_CRECHE_REQUESTS=3", b"X_CRECHE_REQUESTS=12").requests == 12
+    assert heard(b"X_CRECHE_REQUESTS=-1").requests is heard(b"X_CRECHE_REQUESTS=many").requests is None
 
 
 @pytest.mark.parametrize(
@@ -78,6 +85,30 @@ async def test_descriptors_that_come_along_are_closed_which_answers_a_barrier():
     finally:
         notify.close()
     assert not os.path.exists(notify.folder)
+
+
+async def test_one_who_always_has_more_to_say_leaves_others_their_turns():
+    notify = NotifySocket.make()
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as guest:
+            guest.connect(f"{notify.folder}/n/socket")
+            turns = 0
+
+            async def count():
+                nonlocal turns
+                while True:
+                    await anyio.lowlevel.checkpoint()
+                    turns += 1
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(count)
+                for number in range(100):
+                    guest.send(b"STATUS=%d" % number)  # there before it is asked for, so nothing is waited for
+                    assert await notify.receive() == {"STATUS": str(number)}
+                tasks.cancel_scope.cancel()
+            assert turns > 90
+    finally:
+        notify.close()
 
 
 async def test_the_socket_is_given_into_the_container():

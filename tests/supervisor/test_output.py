@@ -5,16 +5,19 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import threading
 
 import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 from supervisor.fakes import World, settle
 
 from creche.errors import SpecError
-from creche.supervisor import Output, OutputLost, Supervisor
-from creche.supervisor.output import LogFile, Splitter
+from creche.supervisor import ChildEnded, Output, OutputLost, Supervisor, logfile
+from creche.supervisor.logfile import LogFile
+from creche.supervisor.output import Splitter
 
 
 @pytest.fixture
@@ -87,6 +90,68 @@ async def test_a_full_disk_loses_output_says_so_and_holds_nobody_up(world, monke
         await settle()
     assert (tmp_path / "log").read_bytes() == b"kept\n"
     assert sup["w"].records[-1].lines == (b"lost", b"kept")
+
+
+async def test_a_disk_that_hangs_holds_up_neither_a_child_nor_its_end(world, monkeypatch, tmp_path):
+    """The thread that hangs is left behind; what it did not write is told, some of it at once."""
+    hangs = threading.Event()
+    monkeypatch.setattr(logfile, "PENDING", 1000)
+    monkeypatch.setattr(LogFile, "write", lambda self, data: hangs.wait(60))
+    monkeypatch.setattr("creche.supervisor.life.DRAIN_TIMEOUT", 0.05)
+    try:
+        with anyio.fail_after(20):
+            async with Supervisor([world.child("w", output=Output(file=tmp_path / "log"))]) as sup:
+                reader = sup.events()
+                await sup.wait_ready()
+                with sup.output("w") as lines:
+                    for number in range(100):
+                        world.boxes["w"].print(b"%099d\n" % number)
+                        assert (await lines.__anext__()).line == b"%099d" % number
+                with sup.events() as told:
+                    world.boxes["w"].print(b"x" * 2000)
+                    world.boxes["w"].end(1)
+                    while not isinstance(event := await told.__anext__(), ChildEnded):
+                        pass
+                    assert event.record.lines[-1] == b"x" * 2000
+                await sup.wait_ready()
+            lost = [event async for event in reader if isinstance(event, OutputLost)]
+    finally:
+        hangs.set()
+    assert "too slow" in lost[0].error and "when the supervisor ended" in lost[-1].error
+    assert sum(event.lost for event in lost) == 100 * 100 + 2000
+
+
+async def test_a_fifo_that_nobody_reads_is_a_file_that_cannot_be_written(world, tmp_path):
+    os.mkfifo(tmp_path / "log")
+    with anyio.fail_after(20):
+        async with Supervisor([world.child("w", output=Output(file=tmp_path / "log"))]) as sup:
+            await sup.wait_ready()
+            with sup.events() as told:
+                world.boxes["w"].print(b"lost\n")
+                event = await told.__anext__()
+                assert isinstance(event, OutputLost) and event.lost == 5
+                assert os.strerror(errno.ENXIO) in event.error
+
+
+async def test_a_flood_of_lines_leaves_others_their_turns(world):
+    """Half a million lines can come in one piece; whoever waits for a turn meanwhile gets many."""
+    async with Supervisor([world.child("w")]) as sup, anyio.create_task_group() as tasks:
+        await sup.wait_ready()
+        turns = 0
+
+        async def count():
+            nonlocal turns
+            while True:
+                await anyio.lowlevel.checkpoint()
+                turns += 1
+
+        with sup.output("w", size=1) as lines:
+            world.boxes["w"].print(b"\n" * 100_000 + b"last\n")
+            tasks.start_soon(count)
+            while (await lines.__anext__()).line != b"last":
+                pass
+            assert lines.lost > 90_000 and turns > 50
+        tasks.cancel_scope.cancel()
 
 
 def test_nonsense_is_refused():

@@ -8,7 +8,8 @@ from attrs import evolve
 from supervisor.fakes import World, settle
 
 from creche.errors import SpecError
-from creche.supervisor import Ask, Completed, Delay, Reloaded, Supervisor
+from creche.spec import Spec
+from creche.supervisor import Ask, ChildSpec, Completed, Delay, Reloaded, Supervisor
 
 
 @pytest.fixture
@@ -102,6 +103,48 @@ async def test_a_child_restarted_on_request_while_it_is_reloaded_comes_to_rest(w
             sup.restart("a")
         await sup.wait_ready()
         assert sup["a"].state == "ready" and sup["a"].spec.readiness == Delay(0.05)
+
+
+async def test_a_reload_that_is_cancelled_is_put_back_whole(world):
+    """Wherever it comes: among children that are done, in the one under way, or never reached; new ones are let go."""
+    a, b = world.child("a", count=3), world.child("b")
+    answers = iter([True])
+
+    def ask(box):
+        assert next(answers, False)
+
+    async with Supervisor([a, b], intensity=0) as sup:
+        await sup.wait_ready()
+        changed = evolve(a, readiness=Ask(ask, every=0.001), start_timeout=None)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(sup.reload, [evolve(b, shutdown=3.0), changed, world.child("new")])
+            with anyio.fail_after(10):
+                while sup["a.2"].life == 1 or sup["a.2"].state != "starting":
+                    await anyio.sleep(0.001)
+            tasks.cancel_scope.cancel()
+        with anyio.fail_after(10):
+            await sup.wait_ready()
+            while "new" in sup.children:
+                await anyio.sleep(0.001)
+        assert {(view.state, view.spec) for view in sup.children.values()} == {("ready", a), ("ready", b)}
+        told = await sup.reload([a, b])
+        assert told.changed == () and told.failed is None, "nothing is left to be put back"
+
+
+async def test_new_children_are_all_taken_on_or_none(world):
+    a = world.child("a")
+    bad = ChildSpec("bad", Spec(["true"]), listen=["nothing"])
+    async with Supervisor([a]) as sup:
+        await sup.wait_ready()
+        with pytest.raises(SpecError, match="the supervisor's sockets are"):
+            await sup.reload([a, world.child("good"), bad])
+        with pytest.raises(SpecError, match="the supervisor's sockets are"):
+            sup.add(bad)
+        await settle()
+        assert list(sup.children) == ["a"]
+        sup.add(world.child("bad"))  # the name of what was refused is free
+        await sup.wait_ready()
+        assert list(sup.children) == ["a", "bad"]
 
 
 async def test_a_child_that_was_stopped_gets_its_new_spec_and_stays_down(world):

@@ -403,10 +403,11 @@ async def test_signals_stop_everything_and_the_wait_returns(world):
 
 
 @pytest.mark.parametrize("state", ["starting", "ready", "waiting", "stopping", "empty"])
-async def test_it_stops_from_every_state(world, state):
+async def test_a_sigterm_stops_it_from_every_state(world, state):
     box = {"starting": {"slow": 3600}, "stopping": {"deaf": True}}.get(state, {})
     child = world.child("a", box=box, shutdown=0.3, backoff=Backoff(first=3600))
-    async with forever(*([] if state == "empty" else [child])) as sup:
+    children = [] if state == "empty" else [child]
+    async with forever(*children, signals=[signal.SIGTERM]) as sup:
         if state not in ("starting", "empty"):
             await sup.wait_ready()
         await settle()
@@ -420,7 +421,7 @@ async def test_it_stops_from_every_state(world, state):
             await settle()
         if state != "empty":
             assert sup["a"].state == state
-        sup.terminate()
+        signal.raise_signal(signal.SIGTERM)
         await sup.wait()
     assert not [name for name in world.started() if f"~{name}" not in world.log]
 

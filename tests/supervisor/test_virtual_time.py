@@ -7,8 +7,9 @@ import trio
 import trio.testing
 from supervisor.fakes import World
 
+from creche.errors import SpecError
 from creche.supervisor import events
-from creche.supervisor.childspec import Hooks, Recycle
+from creche.supervisor.childspec import ChildSpec, Hooks, Recycle
 from creche.supervisor.conductor import GaveUp
 from creche.supervisor.probes import Ask, Command, Delay
 from creche.supervisor.restarts import Backoff
@@ -140,6 +141,16 @@ async def test_workers_are_replaced_by_age_and_not_all_at_once(world, autojump_c
         recycled = await collect(sup, events.ChildRecycled, 4)
         await sup.wait_ready()
     assert [at for at, _ in recycled] == [700, 800, 900, 1000]
+
+
+async def test_so_many_requests_are_fewer_by_a_random_share():
+    recycle = Recycle(requests=1000, jitter=0.4)
+    assert [recycle.sooner(1000, random) for random in (0.0, 0.25, 0.5)] == [1000, 900, 800]
+    for nonsense in (0, -1, 1.5, True, "many"):
+        with pytest.raises(SpecError, match=r"recycle\.requests"):
+            Recycle(requests=nonsense)
+    with pytest.raises(SpecError, match=r"Recycle\(requests=…\) need a Spec"):
+        ChildSpec("w", lambda: None, recycle=recycle)
 
 
 async def test_a_worker_that_grew_too_big_is_replaced(world, autojump_clock):

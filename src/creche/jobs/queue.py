@@ -229,7 +229,8 @@ class JobQueue:
             number, new, _ = await self._store.do(lambda conn: self._submit(conn, job, before, payload))
         except LookupError as error:
             raise SpecError("after", error.args[0], "there is no such job") from None
-        self._engine.news(key)
+        finally:
+            self._engine.news(key)  # also if we are cancelled, since it may just have been written down
         return Job(number, new, self)
 
     def _submit(

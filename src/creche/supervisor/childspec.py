@@ -86,12 +86,17 @@ class Output:
 class Recycle:
     """When a healthy child is replaced, which does not count as a restart; its order and grace are a stop's.
 
-    `age` in seconds, from which a random share of up to `jitter` is taken away so that workers of one age do not go
-    together; `memory` in bytes, as `stats()` of its container tells them, asked every `every` seconds.
-    A worker that recycles itself after so many requests just ends (with status 0, and restart="permanent").
+    `age` in seconds, and `requests`, which the worker counts itself: it says X_CRECHE_REQUESTS=n on the notify socket
+    that it is given (sd_notify(3)), n being all that it has served in this life. From both a random share of up to
+    `jitter` is taken away, so that workers which began together do not go together. `memory` in bytes, as `stats()` of
+    its container tells them, asked every `every` seconds.
+
+    A worker that ends by itself after so many requests, as gunicorn's do, comes back as well (restart="permanent"), but
+    for the supervisor that is a restart like any other, and counts for its intensity.
     """
 
     age: float | None = None
+    requests: int | None = None
     jitter: float = 0.2
     memory: int | None = None
     every: float = 10.0
@@ -103,9 +108,14 @@ class Recycle:
                 raise SpecError(f"recycle.{name}", value, "give seconds above 0")
         if seconds("recycle", "jitter", self.jitter) > 1.0:
             raise SpecError("recycle.jitter", self.jitter, "give a share between 0 and 1")
-        memory: object = self.memory
-        if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int) or memory < 1):
-            raise SpecError("recycle.memory", memory, "give bytes, or None")
+        for name, what in (("memory", "bytes"), ("requests", "a number of requests")):
+            number: object = getattr(self, name)
+            if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+                raise SpecError(f"recycle.{name}", number, f"give {what}, or None")
+
+    def sooner(self, bound: float, random: float) -> float:
+        """`bound`, less a share of up to `jitter`, by a number in [0, 1)."""
+        return bound * (1.0 - self.jitter * random)
 
 
 def _signal(value: str | int) -> signal.Signals:
@@ -211,12 +221,20 @@ class ChildSpec:
                     )
                     raise SpecError(f"child.{kind}", probe, wish)
         elif self.listen or self.notifies:
-            raise SpecError("child.spec", self.spec, "listen and Notify() need a Spec, which they add to")
+            wish = "listen, Notify() and Recycle(requests=…) need a Spec, which they add to"
+            raise SpecError("child.spec", self.spec, wish)
 
     @property
     def notifies(self) -> bool:
         """Whether it is given a notify socket."""
-        return isinstance(self.readiness, Notify) or isinstance(self.liveness, Notify)
+        counts = self.recycle is not None and self.recycle.requests is not None
+        return counts or isinstance(self.readiness, Notify) or isinstance(self.liveness, Notify)
+
+    @property
+    def extend(self) -> float:
+        """Seconds by which EXTEND_TIMEOUT_USEC may put off the end of its start, and of its grace."""
+        probes = (self.readiness, self.liveness)
+        return max((probe.extend for probe in probes if isinstance(probe, Notify)), default=0.0)
 
     def copies(self) -> tuple[str, ...]:
         """The names of its children."""

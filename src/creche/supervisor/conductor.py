@@ -18,6 +18,7 @@ from creche.supervisor import events, states
 from creche.supervisor.admission import Admission, Ask
 from creche.supervisor.childspec import Box, ChildSpec
 from creche.supervisor.life import Life
+from creche.supervisor.logfile import Task
 from creche.supervisor.order import Group, arrange
 from creche.supervisor.output import LinesReader, OutputLine, Printed
 from creche.supervisor.policy import step
@@ -106,14 +107,17 @@ class Conductor:
         self._mail.append(event)
         self._wake.set()
 
+    def check(self, spec: ChildSpec) -> None:
+        """A SpecError where such a child could never be started here; to be asked before anything is made of it."""
+        self.sockets.check(spec)
+        self._admission.check(spec.name, memory_of(spec))
+
     def enlist(self, group: int, names: tuple[str, ...], spec: ChildSpec) -> tuple[states.Child, ...]:
         """Slots for new children of a spec, and what policy has to know of them."""
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(4)  # threads that write to log files
-        self.sockets.check(spec)
-        self._admission.check(spec.name, memory_of(spec))
         for name in names:
-            printed = Printed(name, spec.output, self._loser(name), self._limiter)
+            printed = Printed(name, spec.output, self._loser(name), self._limiter, self._start_task)
             printed.listeners.append(self._pass_on)
             self.slots[name] = Slot(spec, printed, deque(maxlen=self._keep))
         return tuple(
@@ -142,6 +146,10 @@ class Conductor:
                 raise CrecheError(f"the supervisor {self.name!r} has ended")
             await self._changed.wait()
 
+    def _start_task(self, task: Task) -> None:
+        assert self._tasks is not None
+        self._tasks.start_soon(task)
+
     def _loser(self, name: str) -> Callable[[int, str], None]:
         return lambda lost, error: self.publish(events.OutputLost(child=name, lost=lost, error=error))
 
@@ -161,6 +169,7 @@ class Conductor:
                         task_status.started()
                         while not self.state.ended:
                             await self._turn()
+                        self._tasks.cancel_scope.cancel()  # whoever still waits for a disk
                     except BaseException:
                         for slot in self.slots.values():  # a bug of ours must not leave a child running
                             if slot.life is not None:

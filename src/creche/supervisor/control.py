@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
+import select
 import socket
 import stat
 import struct
@@ -20,7 +21,7 @@ from anyio.abc import SocketAttribute
 from attrs import define, field, frozen
 
 from creche.errors import CrecheError, SpecError
-from creche.supervisor.events import Reloaded, described
+from creche.supervisor.events import Reloaded, described, plain
 from creche.supervisor.supervisor import Supervisor
 from creche.supervisor.telling import row, sample
 
@@ -147,7 +148,10 @@ class Control:
             # Only now: an answer to what was not read yet may be lost with the reset that closing causes (unix(7)).
             if uid not in (self.uid, 0):
                 raise CrecheError(f"only the user {self.uid} may ask, and you are {uid}")
-            await self._do(request, say)
+            if request.get("do") in _WHILE_HEARD:
+                await _while_there(stream, lambda: self._do(request, say))
+            else:
+                await self._do(request, say)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream):
             raise
         except TimeoutError:
@@ -195,7 +199,8 @@ class Control:
                 with sup.events() as events:
                     await say(ok=True)
                     async for event in events:
-                        await say(at=event.at, child=getattr(event, "child", None), text=described(event))
+                        child = getattr(event, "child", None)
+                        await say(at=event.at, child=child, text=described(event), fields=plain(event))
             case "logs":
                 await self._logs(names, bool(request.get("follow")), say)
             case "exec":
@@ -230,6 +235,32 @@ class Control:
         result = await view.container.run(command)
         out, err = (base64.b64encode(data).decode("ascii") for data in (result.stdout, result.stderr))
         await say(ok=result.exit.ok, returncode=result.exit.returncode, stdout=out, stderr=err)
+
+
+_WHILE_HEARD = ("events", "logs", "exec")  # requests that are nobody's business once whoever asked has gone
+
+
+async def _while_there(stream: anyio.abc.SocketStream, call: Callable[[], Awaitable[None]]) -> None:
+    """Do it as long as the other end is there: else what it follows, or runs, would go on for nobody."""
+    failed: Exception | None = None
+
+    async def until_gone() -> None:
+        raw = stream.extra(SocketAttribute.raw_socket)  # nosec B610: it takes that name for Django's
+        await anyio.wait_readable(raw)
+        poll = select.poll()  # who only has no more to say, as `nc -N`, still listens: that is no POLLHUP (poll(2))
+        poll.register(raw, 0)
+        if poll.poll(0):
+            tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(until_gone)
+        try:
+            await call()
+        except Exception as error:  # noqa: BLE001 - it goes its way, and not in a group
+            failed = error
+        tasks.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
 
 
 async def _request(stream: anyio.abc.SocketStream) -> dict[str, Any]:

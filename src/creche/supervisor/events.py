@@ -6,6 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator
+from typing import Any
 from weakref import WeakSet
 
 import anyio
@@ -96,7 +97,7 @@ class ChildUnhealthy(ChildEvent):
 
 @frozen(kw_only=True)
 class ChildRecycled(ChildEvent):
-    """It is being replaced: too old, or too big."""
+    """It is being replaced: too old, too big, or done with so many requests."""
 
     why: str
 
@@ -241,7 +242,9 @@ class Bus:
         if _log.isEnabledFor(number):
             about = getattr(event, "child", None)
             where = f"{self.name}/{about}" if about else self.name
-            _log.log(number, "%s: %s", where, described(event), extra={"creche_event": event})
+            extra = {"creche_event": event, "creche_supervisor": self.name}
+            extra |= {f"creche_{name}": value for name, value in plain(event).items()}
+            _log.log(number, "%s: %s", where, described(event), extra=extra)
         for reader in self.readers:
             reader._put(event)
 
@@ -255,6 +258,26 @@ class Bus:
         self.closed = True
         for reader in self.readers:
             reader._news.set()
+
+
+def plain(event: Event) -> dict[str, Any]:
+    """An event as JSON knows it: its `kind`, and its fields; of a Record, what a machine would look for."""
+    told: dict[str, Any] = {"kind": type(event).__name__}
+    for attribute in fields(type(event)):
+        name, value = attribute.name, getattr(event, attribute.name)
+        match value:
+            case Record():
+                exit = value.exit
+                told |= {"life": value.life, "clean": value.clean, "asked": value.asked, "why": value.explain()}
+                told["reason"] = exit.reason.value if exit is not None else None
+                told["returncode"] = exit.returncode if exit is not None else None
+            case Exception():
+                told[name] = f"{type(value).__name__}: {value}"
+            case tuple():
+                told[name] = [item.explain() if isinstance(item, Record) else item for item in value]
+            case _:
+                told[name] = value
+    return told
 
 
 def described(event: Event) -> str:

@@ -23,7 +23,7 @@ from creche.supervisor.probing import until_ready, until_unhealthy
 KILL_TIMEOUT = 10.0
 """Seconds that a container may take to die of a kill before its wait is given up."""
 DRAIN_TIMEOUT = 1.0
-"""Seconds for what is still in the pipes after the end."""
+"""Seconds for what is still in the pipes after the end, and on its way to the disk."""
 
 
 class Home(Protocol):
@@ -199,6 +199,7 @@ class Life:
                 with anyio.move_on_after(DRAIN_TIMEOUT, shield=True):
                     for done in drains:
                         await done.wait()
+                    await self._printed.written()
                 tasks.cancel_scope.cancel()
                 if self._look_for in self._printed.listeners:
                     self._printed.listeners.remove(self._look_for)
@@ -246,17 +247,21 @@ class Life:
         self._home.settle(self)
         self._home.publish(events.ChildReady(child=self.name, after=self.ready - self.started))
         self._home.became_ready(self.name)
-        if self._tasks is not None and self.spec.recycle is not None:
-            self._tasks.start_soon(self._grow_old)
+        if self._tasks is not None and (recycle := self.spec.recycle) is not None:
+            if recycle.age is not None or recycle.memory is not None:
+                self._tasks.start_soon(self._grow_old)
+            if recycle.requests is not None:
+                self._tasks.start_soon(self._serve_out, recycle.sooner(recycle.requests, self._home.random()))
         if self.spec.liveness is not None:
             self._unwell(await until_unhealthy(self.spec.liveness, self))
 
     async def _put_off(self, scope: anyio.CancelScope) -> None:
-        """EXTEND_TIMEOUT_USEC: the child may ask for more time, but cannot shorten it."""
+        """EXTEND_TIMEOUT_USEC: the child may ask for more time, within bounds, but cannot shorten it."""
+        latest = scope.deadline + self.spec.extend
         while True:
             await self.notice()
             if self.notices.extend is not None:
-                scope.deadline = max(scope.deadline, self.notices.extend)
+                scope.deadline = max(scope.deadline, min(self.notices.extend, latest))
 
     def _unwell(self, why: str) -> None:
         """It is not well: it is stopped, and has fallen, however it ends."""
@@ -271,7 +276,7 @@ class Life:
         assert recycle is not None and self.ready is not None
         rest = float("inf")
         if recycle.age is not None:
-            rest = self.ready + recycle.age * (1.0 - recycle.jitter * self._home.random())
+            rest = self.ready + recycle.sooner(recycle.age, self._home.random())
         while True:
             now = anyio.current_time()
             if now >= rest:
@@ -284,6 +289,11 @@ class Life:
                     if held is not None and held > recycle.memory:
                         self._home.recycle(self.name, f"it holds {held} bytes of memory")
                         return
+
+    async def _serve_out(self, most: float) -> None:
+        while (self.notices.requests or 0) < most:
+            await self.notice()
+        self._home.recycle(self.name, f"it has served {self.notices.requests} requests")
 
     # -- what it says -------------------------------------------------------------------------------------------
 

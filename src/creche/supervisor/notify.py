@@ -10,6 +10,7 @@ from array import array
 from collections.abc import Callable
 
 import anyio
+import anyio.lowlevel
 from attrs import Factory, evolve, frozen
 
 from creche.spec import Bind, Spec
@@ -58,6 +59,8 @@ class Notices:
     extend: float | None = None
     """Until when it asked the current time-out to be put off (EXTEND_TIMEOUT_USEC)."""
     errno: int | None = None
+    requests: int | None = None
+    """How many requests it has served in this life (X_CRECHE_REQUESTS)."""
 
     def heard(self, message: dict[str, str], now: float) -> Notices:
         """After one more message."""
@@ -77,6 +80,8 @@ class Notices:
             said = evolve(said, main_pid=number)
         if (number := _whole(message.get("ERRNO"))) is not None:
             said = evolve(said, errno=number)
+        if (number := _whole(message.get("X_CRECHE_REQUESTS"))) is not None:
+            said = evolve(said, requests=number)
         if message.get("WATCHDOG") == "1":
             said = evolve(said, pinged=now)
         elif message.get("WATCHDOG") == "trigger":
@@ -139,6 +144,7 @@ class NotifySocket:
                     fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
                     for fd in fds:
                         os.close(fd)
+            await anyio.lowlevel.checkpoint()  # a guest may always have one more to say, and others are to be heard too
             return parse(data)
 
     def close(self) -> None:

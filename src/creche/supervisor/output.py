@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import anyio
 import anyio.abc
-import anyio.to_thread
+import anyio.lowlevel
 from attrs import frozen
 
 from creche.supervisor.childspec import Output
+from creche.supervisor.logfile import LogFile, Start, Writer
 
-_PENDING = 2**20  # bytes of output that may wait for the disk before they are dropped
+_TURN = 1000  # lines after which others on the loop have their turn: a mebibyte of newlines is a million lines
 _LOST = (anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError)
 
 
@@ -91,63 +90,25 @@ class LinesReader(AsyncIterator[OutputLine]):
         self._closed = True
 
 
-class LogFile:
-    """A file that is appended to and rotated; the calls block, and are made in a thread."""
-
-    def __init__(self, path: str | Path, most: int, backups: int) -> None:
-        self.path = Path(path)
-        self._most = most
-        self._backups = backups
-
-    def write(self, data: bytes) -> None:
-        """Append, after a rotation if the file would grow beyond its size. Opened anew each time, so that a file
-        which somebody else moved away is begun again, and a thousand quiet children hold no descriptor."""
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(self.path, flags, 0o640)
-        try:
-            size = os.fstat(fd).st_size
-            if size and size + len(data) > self._most:
-                self._rotate()
-                os.close(fd)
-                fd = -1
-                fd = os.open(self.path, flags, 0o640)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(fd, view) :]
-        finally:
-            if fd >= 0:
-                os.close(fd)
-
-    def _rotate(self) -> None:
-        if not self._backups:
-            self.path.unlink(missing_ok=True)
-            return
-        for number in range(self._backups - 1, 0, -1):
-            older = Path(f"{self.path}.{number}")
-            if older.exists():
-                older.replace(f"{self.path}.{number + 1}")
-        self.path.replace(f"{self.path}.1")
-
-
 class Printed:
     """All that one child prints, over all of its lives."""
 
     def __init__(
-        self, child: str, output: Output, lost: Callable[[int, str], None], limiter: anyio.CapacityLimiter
+        self,
+        child: str,
+        output: Output,
+        lost: Callable[[int, str], None],
+        limiter: anyio.CapacityLimiter,
+        start: Start,
     ) -> None:
         self.child = child
         self.tail: deque[bytes] = deque(maxlen=output.keep)
         self.listeners: list[Callable[[OutputLine], None]] = []
         self._output = output
-        self._lost = lost
-        self._limiter = limiter
         self._logger = logging.getLogger(output.log.format(name=child)) if output.log else None
         name = str(output.file).format(name=child) if output.file is not None else None
-        self._file = LogFile(name, output.max_bytes, output.backups) if name is not None else None
-        self._pending: list[bytes] = []
-        self._waiting = 0
-        self._dropped = 0
-        self._writing = False
+        file = LogFile(name, output.max_bytes, output.backups) if name is not None else None
+        self._file = Writer(file, lost, limiter, start) if file is not None else None
 
     def begin(self) -> None:
         """A new life begins: its last lines are its own."""
@@ -159,11 +120,20 @@ class Printed:
         try:
             while True:
                 chunk = await stream.receive()
-                self._lines(name, split.feed(chunk))
                 if self._file is not None:
-                    await self._keep(chunk)
+                    self._file.put(chunk)
+                lines = split.feed(chunk)
+                self._lines(name, lines[:_TURN])
+                for at in range(_TURN, len(lines), _TURN):
+                    await anyio.lowlevel.checkpoint()
+                    self._lines(name, lines[at : at + _TURN])
         except _LOST:
             self._lines(name, split.end())
+
+    async def written(self) -> None:
+        """Until its file has all of it, or has lost it."""
+        if self._file is not None:
+            await self._file.written()
 
     def _lines(self, name: str, lines: list[bytes]) -> None:
         self.tail.extend(lines)
@@ -178,28 +148,3 @@ class Printed:
             for line in lines:
                 for listener in tuple(self.listeners):
                     listener(OutputLine(self.child, name, line))
-
-    async def _keep(self, chunk: bytes) -> None:
-        """Hand a chunk to the disk. One drain writes at a time, for both streams; the other goes on reading."""
-        if self._waiting + len(chunk) > _PENDING:
-            self._dropped += len(chunk)
-        else:
-            self._pending.append(chunk)
-            self._waiting += len(chunk)
-        if self._writing or self._file is None:
-            return
-        self._writing = True
-        try:
-            while self._pending:
-                data = b"".join(self._pending)
-                self._pending.clear()
-                self._waiting = 0
-                try:
-                    await anyio.to_thread.run_sync(self._file.write, data, limiter=self._limiter)
-                except OSError as error:
-                    self._lost(len(data), f"{self._file.path}: {error.strerror}")
-        finally:
-            self._writing = False
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            self._lost(dropped, f"{self._file.path}: the disk is too slow")

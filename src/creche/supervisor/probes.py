@@ -108,12 +108,15 @@ class Notify:
     """The child says so itself: sd_notify(3), on the socket that it finds in NOTIFY_SOCKET.
 
     As readiness it waits for READY=1. As liveness it is the watchdog: a child that does not say WATCHDOG=1 for
-    `watchdog` seconds (given to it as WATCHDOG_USEC) is unhealthy.
+    `watchdog` seconds (given to it as WATCHDOG_USEC) is unhealthy. By EXTEND_TIMEOUT_USEC it may put off the end of its
+    `start_timeout`, and of its grace when it is stopped, by up to `extend` seconds each.
     """
 
     watchdog: float | None = None
+    extend: float = field(default=600.0, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
+        seconds("probe", "extend", self.extend)
         if self.watchdog is not None and seconds("probe", "watchdog", self.watchdog) == 0.0:
             raise SpecError("probe.watchdog", self.watchdog, "give seconds above 0, or None for no watchdog")
 

@@ -53,27 +53,18 @@ class Reload:
                 )
             if (child.count is None) is not (before.count is None):
                 raise SpecError("child.count", child.count, f"{child.name}: remove and add it to change this")
-            conductor.sockets.check(child)
+            conductor.check(child)
 
     async def run(self) -> Reloaded:
         """All of it, and what came of it."""
-        for child in self._added:
-            self._supervisor.add(child)
+        self._supervisor.take_on(self._added)
         touched: list[str] = []
-        failed: str | None = None
-        for child in self._changed:
-            names = [name for name, slot in self._conductor.slots.items() if slot.spec.name == child.name]
-            for start in range(0, len(names), self._at_once):
-                batch = names[start : start + self._at_once]
-                touched += batch
-                failed = await self._replace(batch, child, trial=True)
-                if failed is not None:
-                    break
-            if failed is not None:
-                await self._put_back(touched)
-                break
-            self._conductor.specs[child.name] = child
-        else:
+        try:
+            failed = await self._replace_all(touched)
+        except BaseException:  # cancelled, or the supervisor is ending
+            self._ask_back(touched)
+            raise
+        if failed is None:
             for child in self._scaled:
                 assert child.count is not None
                 self._supervisor.scale(child.name, child.count)
@@ -82,6 +73,20 @@ class Reload:
         told = Reloaded(changed=tuple(touched), failed=failed)
         self._conductor.publish(told)
         return told
+
+    async def _replace_all(self, touched: list[str]) -> str | None:
+        """Replace what changed, batch by batch, adding to `touched`; if one fails, its name, and all is put back."""
+        for child in self._changed:
+            names = [name for name, slot in self._conductor.slots.items() if slot.spec.name == child.name]
+            for start in range(0, len(names), self._at_once):
+                batch = names[start : start + self._at_once]
+                touched += batch
+                failed = await self._replace(batch, child, trial=True)
+                if failed is not None:
+                    await self._put_back(touched)
+                    return failed
+            self._conductor.specs[child.name] = child
+        return None
 
     async def _replace(self, names: Sequence[str], child: ChildSpec, *, trial: bool) -> str | None:
         """Replace these, wait until all are where they are wanted, and name one that failed its trial."""
@@ -139,3 +144,20 @@ class Reload:
                     await self._replace([name], self._old[slot.spec.name], trial=False)
         if self._added:
             await self._supervisor.remove(*(child.name for child in self._added))
+
+    def _ask_back(self, touched: Sequence[str]) -> None:
+        """As `_put_back`, all at once and without waiting for it: nobody is left who could."""
+        conductor = self._conductor
+        back = []
+        for name in touched:
+            slot = conductor.slots.get(name)
+            if slot is None:
+                continue
+            old = conductor.specs[slot.spec.name] = self._old[slot.spec.name]
+            if slot.spec != old:
+                slot.spec = old
+                if conductor.state.children[name].wanted is states.Wanted.UP:
+                    back.append(name)
+        conductor.post(states.Again(tuple(back), trial=False))
+        if added := [child.name for child in self._added if child.name in conductor.specs]:
+            self._supervisor.let_go(added)

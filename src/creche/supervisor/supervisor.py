@@ -99,10 +99,11 @@ class Supervisor:
         self._reloading = anyio.Lock()
         if self._strategy is Strategy.SIMPLE_ONE_FOR_ONE:
             (template,) = self._children
+            conductor.check(template)
             conductor.specs[template.name] = template
             conductor.post(states.Add((), conductor.arrange([(template.name, ())])))
         else:
-            self._take_on(conductor, self._children)
+            self.take_on(self._children)
         self._body = anyio.CancelScope()
         self._tasks = anyio.create_task_group()
         await self._tasks.__aenter__()
@@ -152,10 +153,16 @@ class Supervisor:
             raise CrecheError("use a Supervisor inside its block: async with Supervisor(…) as sup")
         return self._made
 
-    def _take_on(self, conductor: Conductor, children: Sequence[ChildSpec]) -> None:
+    def take_on(self, children: Sequence[ChildSpec]) -> None:
+        """All of these children, or a SpecError and none."""
+        conductor = self._conductor
         for child in children:
+            if self._strategy is Strategy.SIMPLE_ONE_FOR_ONE:
+                wish = "simple_one_for_one makes children of its template: add()"
+                raise SpecError("child", child.name, wish)
             if busy := conductor.slots.keys() & child.copies():
                 raise SpecError("child.name", min(busy), "that one is still there")
+            conductor.check(child)
         groups = conductor.arrange([(child.name, child.depends_on) for child in children])
         taken: list[states.Child] = []
         for child, group in zip(children, groups, strict=True):
@@ -235,7 +242,8 @@ class Supervisor:
     async def stop(self, *names: str) -> None:
         """Want these children down, and wait until they are; what depends on them is left as it is."""
         chosen = self._names(names)
-        await self._down(states.Down(chosen), chosen)
+        self._conductor.post(states.Down(chosen))
+        await self._come_down(chosen)
 
     def restart(self, *names: str) -> None:
         """Stop these children and start them anew, in order; it does not count as a restart."""
@@ -243,25 +251,24 @@ class Supervisor:
 
     def add(self, child: ChildSpec | None = None) -> str:
         """Take on another child, behind all others; its name. Of simple_one_for_one: another copy of its template."""
-        conductor = self._conductor
         self._alive()
-        if self._strategy is Strategy.SIMPLE_ONE_FOR_ONE:
-            if child is not None:
-                raise SpecError(
-                    "child", child.name, "simple_one_for_one makes children of its template: add()"
-                )
+        if self._strategy is Strategy.SIMPLE_ONE_FOR_ONE and child is None:
             (template,) = self._children
             self._copies += 1
             return self._add_copies(template, (template.copy(self._copies),))[0]
         if child is None:
             raise SpecError("child", None, "give a ChildSpec")
-        self._take_on(conductor, [child])
+        self.take_on([child])
         return child.name
 
     _copies = 0
 
     async def remove(self, *names: str) -> None:
         """Stop these children and forget them. What others depend on stays: SpecError."""
+        await self._come_down(self.let_go(names))
+
+    def let_go(self, names: Sequence[str]) -> tuple[str, ...]:
+        """As `remove`, without waiting for it: the children that this concerns."""
         conductor = self._conductor
         chosen = self._names(names)
         groups = [group for group in conductor.groups.values() if group.name in names]
@@ -273,7 +280,8 @@ class Supervisor:
             del conductor.specs[group.name], conductor.groups[group.name]
             conductor.post(states.Remove(group=group.id))
         conductor.leaving.update(chosen)
-        await self._down(states.Remove(chosen), chosen)
+        conductor.post(states.Remove(chosen))
+        return chosen
 
     def scale(self, name: str, count: int) -> tuple[str, ...]:
         """Run `count` copies of a ChildSpec that has a count; the names of those that are to be.
@@ -305,7 +313,7 @@ class Supervisor:
 
         Each changed child is stopped and started anew and has to become ready before the next ones are touched. If
         one does not, all that were replaced are put back as they were, new ones are removed, and the Reloaded says
-        which `failed`. What did not change is not touched (a ChildSpec with a callable is unchanged only if it is
+        which `failed`; a reload that is cancelled asks for the same, and does not wait for it. What did not change is not touched (a ChildSpec with a callable is unchanged only if it is
         the same callable). Raises SpecError for what cannot change (dependencies, `count=None` to a number).
         """
         self._alive()
@@ -319,9 +327,8 @@ class Supervisor:
         if self._conductor.finished.is_set() or self._conductor.state.ending:
             raise CrecheError(f"the supervisor {self.name!r} is ending")
 
-    async def _down(self, event: states.Event, names: tuple[str, ...]) -> None:
+    async def _come_down(self, names: tuple[str, ...]) -> None:
         conductor = self._conductor
-        conductor.post(event)
         if not conductor.finished.is_set():
             await conductor.until(lambda: conductor.idle and conductor.came_down(names))
 

@@ -25,6 +25,8 @@ def row(view: Child, now: float) -> dict[str, Any]:
         "up": now - view.started if view.started is not None else None,
         "due": view.due - now if view.due is not None else None,
         "status": view.status,
+        "reloading": view.reloading,
+        "main_pid": view.main_pid,
         "last": last.explain() if last is not None else None,
     }
 

@@ -10,6 +10,7 @@ from attrs import field, frozen
 from creche.supervisor import states
 from creche.supervisor.childspec import ChildSpec
 from creche.supervisor.events import Record
+from creche.supervisor.notify import Notices
 from creche.supervisor.states import Actual, Wanted
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ class Child:
     started: float | None
     ready: float | None
     status: str
+    """What it said of itself (STATUS=)."""
+    reloading: bool
+    """It said RELOADING=1, and not yet READY=1 again."""
+    main_pid: int | None
+    """The process that it named as its main one (MAINPID=), by the number that it has inside."""
     records: tuple[Record, ...] = field(repr=False)
     lines: tuple[bytes, ...] = field(repr=False)
     container: Any = field(repr=False)
@@ -48,6 +54,7 @@ class Child:
 def view_of(child: states.Child, slot: Slot, now: float) -> Child:
     """The view of a child."""
     life = slot.life
+    notices = life.notices if life is not None else Notices()
     return Child(
         name=child.name,
         spec=slot.spec,
@@ -60,7 +67,9 @@ def view_of(child: states.Child, slot: Slot, now: float) -> Child:
         due=child.due,
         started=life.started if life is not None else None,
         ready=life.ready if life is not None else None,
-        status=life.notices.status if life is not None else "",
+        status=notices.status,
+        reloading=notices.reloading,
+        main_pid=notices.main_pid,
         records=tuple(slot.records),
         lines=tuple(slot.printed.tail),
         container=life.box if life is not None else None,
