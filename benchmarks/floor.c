@@ -25,7 +25,9 @@
      exec     vfork and execve of the static true, no namespaces: the cheapest process there is
      bare     all namespaces, init and command, no mounts
      nonet    all namespaces but network, mounts, init and command
-     all      all namespaces, mounts, init and command: the floor that the ratios speak of */
+     all      all namespaces, mounts, init and command: the floor that the ratios speak of
+     crowd    COUNT of these that stay, without a command: answered with the first tenth's median and the last's, of the clock's
+              time and then of the processors' */
 
 #define CLEAR_SIGHAND 0x100000000ULL
 #define MS_MOVE_FROM 0x4 /* MOVE_MOUNT_F_EMPTY_PATH */
@@ -33,7 +35,7 @@
 
 struct job {
 	uint64_t namespaces;
-	int mounts, init, program; /* init: a memfd; program: of true, for `exec` */
+	int mounts, stays, init, program; /* init: a memfd; program: of true, for `exec` */
 	const char *folder;
 	char path[4096]; /* of true, outside */
 	const char *step; /* what failed, written by the child: it shares this memory */
@@ -202,7 +204,7 @@ static const char *loopback(void)
 
 static int child(struct job *job)
 {
-	char *const argv[] = {"init", job->mounts ? "/bench/true" : job->path, 0};
+	char *const argv[] = {"init", job->stays ? 0 : job->mounts ? "/bench/true" : job->path, 0};
 	static char *const envp[] = {0};
 	const char *failed = 0;
 	if (job->namespaces & CLONE_NEWUSER) {
@@ -268,6 +270,10 @@ static int spawn(struct job *job, void *stack, size_t size)
 		job->error = -pid;
 		return -1;
 	}
+	if (job->stays && !job->step) {
+		close(pidfd);
+		return pid;
+	}
 	int reaped = waitid(P_PIDFD, pidfd, &info, WEXITED);
 	close(pidfd);
 	if (!job->step && (reaped < 0 || info.si_code != CLD_EXITED || info.si_status)) {
@@ -275,6 +281,61 @@ static int spawn(struct job *job, void *stack, size_t size)
 		job->error = info.si_status;
 	}
 	return job->step ? -1 : 0;
+}
+
+static long long now(clockid_t clock)
+{
+	struct timespec time = {0};
+	clock_gettime(clock, &time);
+	return time.tv_sec * 1000000000LL + time.tv_nsec;
+}
+
+static long long used(int pid)
+{
+	clockid_t clock;
+	return clock_getcpuclockid(pid, &clock) ? 0 : now(clock);
+}
+
+static int compare(const void *one, const void *other)
+{
+	long long a = *(const long long *)one, b = *(const long long *)other;
+	return (a > b) - (a < b);
+}
+
+static int crowd(struct job *job, void *stack, size_t size, unsigned int count)
+{
+	unsigned int tenth = count / 10, made = 0;
+	int *pids = calloc(count + 1, sizeof *pids);
+	long long *times[2] = {calloc(count + 1, sizeof **times), calloc(count + 1, sizeof **times)};
+	if (!pids || !times[0] || !times[1])
+		return -1; /* and the program ends */
+	while (made < count) {
+		long long begin = now(CLOCK_MONOTONIC), begin_used = now(CLOCK_PROCESS_CPUTIME_ID);
+		pids[made] = spawn(job, stack, size);
+		if (pids[made] < 0)
+			break;
+		times[0][made] = now(CLOCK_MONOTONIC) - begin;
+		times[1][made] = now(CLOCK_PROCESS_CPUTIME_ID) - begin_used + used(pids[made]);
+		made++;
+	}
+	int whole = tenth && made == count;
+	for (unsigned int i = 0; i < made; i++) {
+		kill(pids[i], SIGKILL); /* ours, and not yet reaped */
+		waitpid(pids[i], 0, 0);
+	}
+	for (int i = 0; i < 2; i++) {
+		long long *last = times[i] + count - tenth;
+		if (whole) {
+			qsort(times[i], tenth, sizeof *last, compare);
+			qsort(last, tenth, sizeof *last, compare);
+			printf("%c%lld, %lld", i ? ',' : '[', times[i][tenth / 2], last[tenth / 2]);
+		}
+		free(times[i]);
+	}
+	if (whole)
+		puts("]");
+	free(pids);
+	return whole ? 0 : -1;
 }
 
 int main(int argc, char **argv)
@@ -301,17 +362,19 @@ int main(int argc, char **argv)
 	snprintf(uid_map, sizeof uid_map, "0 %u 1", geteuid());
 	snprintf(gid_map, sizeof gid_map, "0 %u 1", getegid());
 	while (scanf("%15s %u", kind, &count) == 2) {
-		struct timespec begin, end;
 		job.namespaces = !strcmp(kind, "exec") ? 0 : !strcmp(kind, "nonet") ? every & ~CLONE_NEWNET : every;
 		job.mounts = strcmp(kind, "bare") != 0;
-		clock_gettime(CLOCK_MONOTONIC, &begin);
-		for (unsigned int i = 0; i < count; i++)
-			if (spawn(&job, stack, STACK) < 0) {
-				fprintf(stderr, "floor: %s: %s\n", job.step, strerror(job.error));
-				return 1;
-			}
-		clock_gettime(CLOCK_MONOTONIC, &end);
-		printf("%lld\n", (end.tv_sec - begin.tv_sec) * 1000000000LL + end.tv_nsec - begin.tv_nsec);
+		job.stays = !strcmp(kind, "crowd");
+		long long begin = now(CLOCK_MONOTONIC);
+		int failed = job.stays && crowd(&job, stack, STACK, count) < 0;
+		for (unsigned int i = 0; i < count && !job.stays && !failed; i++)
+			failed = spawn(&job, stack, STACK) < 0;
+		if (failed) {
+			fprintf(stderr, "floor: %s: %s\n", job.step ? job.step : kind, strerror(job.error));
+			return 1;
+		}
+		if (!job.stays)
+			printf("%lld\n", now(CLOCK_MONOTONIC) - begin);
 		fflush(stdout);
 	}
 	return 0;

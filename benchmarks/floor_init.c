@@ -1,4 +1,5 @@
-/* The floor's process 1: starts one command, reaps it, and ends with its status; as little as an init can be. */
+/* The floor's process 1: starts one command, reaps it, and ends with its status; as little as an init can be. Without one it waits. */
+#include <linux/prctl.h>
 #include <signal.h>
 #include <sys/syscall.h>
 
@@ -39,6 +40,11 @@ __attribute__((noreturn, used)) void start(char **stack)
 	static const char *const envp[] = {"PATH=/usr/bin", 0};
 	char **argv = stack + 2;
 	int status = 0;
+	if (!argv[0]) {
+		call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0);
+		for (;;)
+			call(SYS_ppoll, 0, 0, 0, 0);
+	}
 	long pid = call(SYS_clone, SIGCHLD, 0, 0, 0); /* its few pages copied */
 	if (pid == 0) {
 		call(SYS_execve, (long)argv[0], (long)argv, (long)envp, 0);

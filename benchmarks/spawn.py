@@ -253,6 +253,9 @@ def crowd(bench: Bench, count: int) -> Iterator[str]:
     for words, name in (("median wall ms of a start", ""), ("processor ms of a start", "_used")):
         first, last = answer["first" + name], answer["last" + name]
         yield f"| {words} | {first:.2f} | {last:.2f} | {last / first:.2f} |"
+    values = [ns / 1e6 for ns in bench.server("floor").ask(f"crowd {count}")]
+    for words, (first, last) in (("wall", values[:2]), ("processor", values[2:])):
+        yield f"| {words} ms of the C floor's, from clone to exec | {first:.2f} | {last:.2f} | {last / first:.2f} |"
     yield "| bar | | | 1.2 |"
     yield ""
     yield f"In 5 seconds in which nothing happened the parent used {answer['idle']:.0f} ms of a processor and all their inits {answer['idle_inits']:.1f} ms; "
