@@ -218,6 +218,23 @@ def throughput(bench: Bench, count: int, creche: bool) -> Iterator[str]:
         yield f"| {NAMES[name]} | {rate[name]:.0f} | {against} |"
 
 
+def live(bench: Bench, count: int) -> Iterator[str]:
+    """Commands in 16 containers that are there, 16 at a time, beside plain subprocesses; each in a process of its own."""
+    contenders = {"asyncio subprocess, three pipes": ("asyncio", "plain"), **{f"16 live containers on {loop}": (f"{loop}#live", "creche-live") for loop in bench.loops}}
+    rates: defaultdict[str, list[float]] = defaultdict(list)
+    for who, what in contenders.values():
+        bench.server(who).ask(f"one {what} 1")
+    for _ in range(9):
+        for name, (who, what) in contenders.items():
+            rates[name].append(count / bench.server(who).ask(f"many16 {what} {count}")["seconds"])
+    base = next(iter(rates.values()))
+    yield f"| {count} commands, 16 at a time | a second | x asyncio |"
+    yield "|---|---:|---:|"
+    for name, values in rates.items():
+        yield f"| {name} | {median(values):.0f} | {median(mine / plain for mine, plain in zip(values, base, strict=True)):.2f} |"
+    yield "| bar | | 1.3 |"
+
+
 def stdout(bench: Bench, size: int, creche: bool) -> Iterator[str]:
     contenders = [f"{loop}/plain" for loop in bench.loops] + (
         [f"{loop}/creche" for loop in bench.loops] if creche else []
@@ -343,6 +360,7 @@ def main() -> None:
         if creche:
             text += [*ratio_table(bench), ""]
         text += [*throughput(bench, 128 if options.quick else 1024, creche), ""]
+        text += [*live(bench, 64 if options.quick else 256), ""] if creche else []
         text += [*stdout(bench, (64 << 20) if options.quick else GIB, creche), ""]
         if creche:
             text += [*memory(bench, 64 if options.quick else 200), ""]

@@ -3,7 +3,7 @@
     worker.py LOOP FOLDER [BYTES]     LOOP: asyncio, uvloop or trio; BYTES are kept resident, as a large parent would
 
 It reads one request a line, `KIND CONTENDER COUNT`, and answers each with one line of JSON. Kinds: `one` (COUNT starts
-after each other: wall and own processor nanoseconds of each), `many` (COUNT starts, 64 at a time: seconds), `pour` (COUNT
+after each other: wall and own processor nanoseconds of each), `many` and `many16` (COUNT starts, 64 or 16 at a time: seconds), `pour` (COUNT
 bytes of stdout: seconds), `idle` (COUNT containers that wait: bytes), `crowd` (COUNT containers that wait, made after each other:
 the processor milliseconds and the wall milliseconds of one of the first tenth and of the last, and of all of them while they wait), `pauses` and `pauses64` (COUNT starts after each other,
 or 64 at a time: the loop's pauses in ms).
@@ -26,7 +26,7 @@ import anyio
 
 LOOP, FOLDER = sys.argv[1], sys.argv[2]
 TRUE = f"{FOLDER}/true"
-AT_ONCE = 64
+AT_ONCE, LIVE = 64, 16
 ETC = (
     "alternatives",
     "group",
@@ -142,6 +142,25 @@ async def creche_second() -> None:
             raise SystemExit(f"creche: {process.exit.explain()}")
 
 
+_live: list[Any] = []
+
+
+async def creche_live() -> None:
+    """A command in the next of 16 containers that are there already; the first call makes them."""
+    global _place
+    if not _live:
+        from contextlib import AsyncExitStack
+
+        from creche import Container
+
+        _place = _place or await AsyncExitStack().__aenter__()
+        _live.extend([await _place.enter_async_context(Container(spec())) for _ in range(LIVE)])
+    _live.append(_live.pop(0))
+    async with _live[-1].open(["/bench/true"], stdin="pipe", stdout="pipe", stderr="pipe") as process:
+        if await process.wait() != 0:
+            raise SystemExit(f"creche: {process.exit.explain()}")
+
+
 CONTENDERS: dict[str, Callable[[], Awaitable[None]]] = {
     "plain": plain,
     "bwrap": bwrap,
@@ -149,6 +168,7 @@ CONTENDERS: dict[str, Callable[[], Awaitable[None]]] = {
     "creche": creche,
     "creche-no-network": creche_no_network,
     "creche-second": creche_second,
+    "creche-live": creche_live,
 }
 
 
@@ -179,6 +199,10 @@ async def many(contender: str, count: int, at_once: int = AT_ONCE) -> dict[str, 
         for _ in range(at_once):
             group.start_soon(starter)
     return {"seconds": time.perf_counter() - begin}
+
+
+async def many16(contender: str, count: int) -> dict[str, float]:
+    return await many(contender, count, LIVE)
 
 
 async def pour(contender: str, count: int) -> dict[str, float]:
@@ -302,6 +326,7 @@ async def pauses64(contender: str, count: int) -> dict[str, float]:
 KINDS: dict[str, Callable[[str, int], Awaitable[Any]]] = {
     "one": one,
     "many": many,
+    "many16": many16,
     "pour": pour,
     "idle": idle,
     "crowd": crowd,
