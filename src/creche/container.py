@@ -165,8 +165,12 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        actions = self._move(Event.CLOSE)
+        if actions == (Action.RELEASE,) and self._group is None and self._scratch is None:
+            self._release()  # as mostly, where it was waited for: nothing is left to wait for
+            return
         with anyio.CancelScope(shield=True):
-            await self._end(self._move(Event.CLOSE))
+            await self._end(actions)
 
     def __await__(self) -> Generator[Any, Any, Exit]:
         return (self.wait() if self._state is not State.NEW else alone(self)).__await__()
@@ -265,7 +269,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
     async def _gone(self) -> None:
         """Wait for the first process's death, and reap it: with it, all in its PID namespace is dead."""
         if self._reap_lock is None:
-            self._reap_lock = anyio.Lock()
+            self._reap_lock = anyio.Lock(fast_acquire=True)  # alone, it costs no turn of the loop
         async with self._reap_lock:
             if self._channel is not None and self._channel.broken:
                 self._strike()  # what sends such things is not to be waited for
@@ -286,16 +290,16 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
             self._buried(*found)
         return True
 
-    def _due(self) -> anyio.CancelScope:
-        """A wait in it ends when whoever waits must look at the clock: `_alarm`."""
-        at = earlier(self._processes[1]._alarm_at, self._cpu_alarm())
-        return anyio.move_on_after(None if at is None else max(0.0, at - time.monotonic()))
-
     async def _readable(self) -> None:
-        with self._due() as late, contextlib.suppress(anyio.ClosedResourceError):  # nudged: a grace was set
-            await anyio.wait_readable(self._pidfd)
-        if late.cancelled_caught:
-            self._alarm(self._processes[1])
+        at = earlier(self._processes[1]._alarm_at, self._cpu_alarm())
+        with contextlib.suppress(anyio.ClosedResourceError):  # nudged: a grace was set
+            if at is None:
+                await anyio.wait_readable(self._pidfd)
+                return
+            with anyio.move_on_after(max(0.0, at - time.monotonic())) as late:
+                await anyio.wait_readable(self._pidfd)
+            if late.cancelled_caught:
+                self._alarm(self._processes[1])
 
     def _buried(self, status: int, used: tuple[int, ...]) -> None:
         """All is dead: the last messages are in the socket, and the commands that sent none died with the init."""

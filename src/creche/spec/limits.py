@@ -257,7 +257,7 @@ class Limits:
             raise SpecError("limits.io", self.io, "give limits for at least one path, or None")
 
     def __bool__(self) -> bool:
-        return self is not _NONE and self != _NONE
+        return self is not NO_LIMITS and self != NO_LIMITS
 
 
-_NONE = Limits()
+NO_LIMITS = Limits()  #: what None stands for in a Spec

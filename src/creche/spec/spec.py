@@ -31,7 +31,7 @@ from .checks import (
 )
 from .filesystem import MOUNTS, ROOTFS, HostView, Mount, Rootfs
 from .identity import GROUPS, ID_MAPS, USER, IdMap, UserRef, user_ref
-from .limits import Limits
+from .limits import NO_LIMITS, Limits
 from .namespaces import Namespaces
 from .rules import check_rules
 from .security import Security
@@ -131,7 +131,7 @@ class _Limits(A):
     """Limits; None is none of them."""
 
     def __call__(self, value: Any, path: str) -> Any:
-        return Limits() if value is None else super().__call__(value, path)
+        return NO_LIMITS if value is None else super().__call__(value, path)
 
 
 _HOSTNAME = Maybe(
@@ -180,7 +180,7 @@ class Spec:
     rootfs: Rootfs = setting(ROOTFS, HostView(), kw_only=True)
     mounts: tuple[Mount, ...] = setting(MOUNTS, (), kw_only=True)
     devices: tuple[str, ...] = setting(_DEVICES, (), kw_only=True)
-    limits: Limits = setting(_Limits(Limits), Limits(), kw_only=True)
+    limits: Limits = setting(_Limits(Limits), NO_LIMITS, kw_only=True)
     security: Security = setting(A(Security), Security(), kw_only=True)
     network: None = setting(_Network(), None, kw_only=True)
     rlimits: dict[str, tuple[int, int]] = setting(RLIMITS, attrs.Factory(dict), kw_only=True)
