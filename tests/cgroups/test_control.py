@@ -201,6 +201,7 @@ def test_a_guests_own_cgroups_are_removed_too(group: Make) -> None:
 
 
 def test_a_guest_cannot_make_cgroups_without_end(group: Make) -> None:
+    """I9; and those that it has made are removed, above."""
     box = group(memory="32M")
     if box.unified is None:
         return  # version 1 gives a guest nothing to make cgroups in

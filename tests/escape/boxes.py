@@ -57,6 +57,10 @@ ROOTS: dict[str, Mapping[str, Any]] = {
         "security": Security(privileged=True, seccomp=None, no_new_privs=False),
         "namespaces": creche.Namespaces(user=False, mount=True, pid=True, network=True, ipc=True, uts=True, cgroup=True),
     },
+    "privileged, in the host's cgroup namespace": {
+        "security": Security(privileged=True, seccomp=None, no_new_privs=False),
+        "namespaces": creche.Namespaces(user=False, cgroup=False),
+    },
 }  # fmt: skip
 HELD = (
     "default", "second command", "warm run", *(("warm run with an overlay",) if probe().tmpfs_user_xattr else ()), *(("as the host's root",) if ROOT else ()),

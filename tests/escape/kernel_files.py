@@ -23,9 +23,17 @@ WRITABLE = [
 ]  # fmt: skip
 OF_NAMESPACES = ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/user/max_user_namespaces", "/proc/sys/kernel/shmmax", "/proc/sys/fs/mqueue/msg_max"]
 
+#: What makes the kernel run a program, or stops the machine.
+RUNNING = ("modprobe", "hotplug", "usermodehelper", "binfmt_misc", "uevent_helper", "sysrq", "drop_caches", "/irq/", "/power/")
+
+
+def opening(path):
+    return f"{'D2' if any(word in path for word in RUNNING) else 'D1'} opens {path} for writing"
+
+
 for _path in WRITABLE + OF_NAMESPACES:
 
-    @attack(f"D1 opens {_path} for writing")
+    @attack(opening(_path))
     def _open(path=_path):
         os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
         return "it may be written to"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from escape.boxes import Row, pair
-from escape.kernel_files import OF_NAMESPACES, READABLE, WRITABLE
+from escape.kernel_files import OF_NAMESPACES, READABLE, WRITABLE, opening
 
 from needs import needs
 
@@ -30,8 +30,9 @@ LOCKED = ("no filter",)  # what the kernel itself keeps: mounts of a more powerf
 ROADS = ("/proc/1/root/proc", "/proc/self/root/proc", "/proc/self/cwd/proc", "/proc/thread-self/root/proc", "/proc/self/task/TID/root/proc", "/dev/fd/../root/proc", "//proc/./self/../")
 
 ROWS = [
-    *(Row(f"D1 opens {path} for writing", SHUT, "outside, as root", lacks=OPTIONAL.get(path, ""), also=LOCKED) for path in WRITABLE),
-    *(Row(f"D1 opens {path} for writing", SHUT, BARE if "kernel" in path or "fs" in path else "capable, files of the kernel uncovered", also=LOCKED) for path in OF_NAMESPACES),
+    # D1 and D2
+    *(Row(opening(path), SHUT, "outside, as root", lacks=OPTIONAL.get(path, ""), also=LOCKED) for path in WRITABLE),
+    *(Row(opening(path), SHUT, BARE if "kernel" in path or "fs" in path else "capable, files of the kernel uncovered", also=LOCKED) for path in OF_NAMESPACES),
     *(Row(f"D6 reads /proc/{name}", "empty " + SHUT, "outside, as root", lacks="ENOENT EPERM empty EAGAIN") for name in READABLE if name != "key-users"),
     *(Row(f"D5 the interrupts by {road}", "empty " + SHUT, "no init, files of the kernel uncovered", also=LOCKED) for road in ROADS),
     *(Row(f"D5 a sysctl by {road}", SHUT, "no init, as the host's root, files of the kernel uncovered", also=LOCKED) for road in ROADS),

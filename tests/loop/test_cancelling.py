@@ -1,4 +1,4 @@
-"""Cancelled at every await there is: nothing returns before the reap, and nothing is left."""
+"""Cancelled at every await there is: nothing returns before the reap, and nothing is left (J8 of the catalogue of attacks)."""
 
 from __future__ import annotations
 

@@ -175,6 +175,7 @@ def seen():
 
 @pytest.mark.parametrize("rubbish", [b"x", b"\0" * (REPLY_SIZE - 1), b"\0" * (REPLY_SIZE + 1), b"\xff" * REPLY_SIZE, b"x" * 100_000])
 async def test_a_message_of_no_known_form_ends_the_channel(rubbish):
+    """E15 of the catalogue of attacks, with those below: what a guest who has become the init would say."""
     ours, theirs = pair()
     got, handle = seen()
     channel = Channel(ours, handle)

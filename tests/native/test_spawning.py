@@ -37,6 +37,7 @@ def test_an_unknown_scene_is_no_success(spawning: Path) -> None:
 
 
 def test_the_init_accounts_for_every_descriptor_in_many_lives(process1: Path) -> None:
+    """E15: what its supervisor says is cut short, too long, or nothing that there is; and it hears of ends in any order."""
     done = play(process1, 1, 300)
     assert done.returncode == 0, done.stderr[-4000:]
     happened = [int(number) for number in re.findall(r"\d+", done.stdout)]  # starts, failures, ends, listeners, calls of newborns

@@ -104,6 +104,7 @@ async def test_every_command_is_killed_and_says_so_and_new_ones_run() -> None:
 
 
 async def test_hundreds_of_processes_that_fork_without_end_are_gone() -> None:
+    """J5; what can't be undone, and what does not die, ends the container, below."""
     forks = "import os\nfor _ in range(8): os.fork()\nprint(end='made\\n', flush=True)\nwhile True: os.fork() or os._exit(0)"
     async with Container(Spec()) as box, box.open(["python3", "-S", "-c", forks]) as process:
         assert process.stdout is not None
