@@ -101,6 +101,7 @@ def test_no_request_is_refused_while_workers_are_replaced(tmp_path: Path) -> Non
                 site.toml.write_text(good.replace("/app/web.py", "/app/broken.py"))
                 told = site.creche("reload")
                 assert "web.1 did not become ready: everything is as it was" in told.stderr
+                assert "it last said: " in told.stderr and "broken.py" in told.stderr
                 states = site.until_ready()
                 assert site.ask().startswith("version 3,")
                 assert site.refused == []

@@ -159,6 +159,7 @@ async def test_what_is_done_for_one_who_has_gone_is_ended(world, place, do):
         (b'{"do": "scale", "names": ["a"], "count": "2"}\n', "give a number"),
         (b'{"do": "scale", "names": ["a"], "count": 2}\n', "single child"),
         (b'{"do": "exec", "names": ["a"], "command": "ls"}\n', "a list of words"),
+        (b'{"do": "exec", "names": ["many"], "command": ["ls"]}\n', "name one: many.1, many.2"),
         (b'{"do": "reload"}\n', "nothing to reload from"),
         (b"x" * 200_000, "at most"),
         (b"no end of line", None),
@@ -166,7 +167,8 @@ async def test_what_is_done_for_one_who_has_gone_is_ended(world, place, do):
     ],
 )
 async def test_rubbish_is_answered_and_does_no_harm(world, place, data, word):
-    async with Supervisor([world.child("a")]) as sup, anyio.create_task_group() as tasks:
+    children = [world.child("a"), world.child("many", count=2)]
+    async with Supervisor(children) as sup, anyio.create_task_group() as tasks:
         await tasks.start(Control(sup, place).serve)
         await sup.wait_ready()
         try:

@@ -8,7 +8,7 @@ import tomllib
 import pytest
 
 from creche.errors import SpecError
-from creche.supervisor import Delay, Restart
+from creche.supervisor import Completed, Delay, Restart, Supervisor
 from creche.supervisor.imports import from_procfile, from_supervisord
 from creche.supervisor.project import project
 
@@ -89,3 +89,35 @@ def test_a_supervisord_conf(tmp_path):
 def test_nonsense_is_refused(convert, text, tmp_path):
     with pytest.raises(SpecError):
         convert(text, tmp_path)
+
+
+def test_what_a_release_does_is_done_once_and_before_the_others(tmp_path):
+    children = read(from_procfile("web: serve\nrelease: migrate\n", tmp_path), tmp_path)
+    Supervisor(children)  # which looks at who depends on whom
+    told = {child.name: child for child in children}
+    assert (told["release"].restart, told["release"].readiness) == (Restart.TRANSIENT, Completed())
+    assert (told["release"].depends_on, told["web"].depends_on) == ((), ("release",))
+
+
+REAL = """
+[program:django]
+command=/srv/venv/bin/gunicorn proj.wsgi -b unix:/run/g.sock --name a%%b
+stdout_logfile=/var/log/django.log ; beside the others
+stdout_logfile_maxbytes=50MB
+stdout_logfile_backups=4
+environment=SECRET="a,b;c%%d",HOME="%(here)s"
+stopasgroup=true
+
+[eventlistener:memmon]
+command=memmon -a 200MB
+"""
+
+
+def test_sizes_percent_signs_and_what_is_not_expanded(tmp_path):
+    text = from_supervisord(REAL, tmp_path)
+    (django,) = read(text, tmp_path)
+    assert django.spec.command[-1] == "a%b" and django.spec.env["SECRET"] == "a,b;c%d"
+    assert (django.output.max_bytes, django.output.backups) == (50 * 2**20, 4)
+    assert "# environment has %(…)s in it" in text and "# not taken over: stopasgroup" in text
+    assert "# not taken over: [eventlistener:memmon]" in text
+

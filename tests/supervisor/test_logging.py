@@ -76,6 +76,6 @@ async def test_a_record_has_the_event_itself_too(caplog):
 
 
 def test_an_event_in_plain_values_is_json():
-    event = Reloaded(at=1.0, changed=("web.1", "web.2"), failed="web.2")
-    told = {"kind": "Reloaded", "at": 1.0, "changed": ["web.1", "web.2"], "failed": "web.2"}
+    event = Reloaded(at=1.0, changed=("web.1", "web.2"), failed="web.2", why="no")
+    told = {"kind": "Reloaded", "at": 1.0, "changed": ["web.1", "web.2"], "failed": "web.2", "why": "no"}
     assert json.loads(json.dumps(plain(event))) == told

@@ -141,3 +141,9 @@ def test_a_file_that_is_no_project_is_refused(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(SpecError):
         load(path)
+
+
+def test_a_field_of_the_spec_is_told_where_it_belongs(tmp_path):
+    data = {"workers": {"web": {"command": ["x"], "limits": {"memory": "1G"}}}}
+    with pytest.raises(SpecError, match=r"write it in \[workers\.web\.spec\]"):
+        project(data, tmp_path / "creche.toml")

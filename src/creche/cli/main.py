@@ -24,7 +24,7 @@ _COMMANDS = {
     "ps": ("workers:ps", "Show the workers of a running project."),
     "stats": ("stats", "Show what containers use, as a table that stays current or as JSON."),
     "top": ("top", "Watch a running project, and restart, stop or read its workers."),
-    "logs": ("workers:logs", "Show what workers printed last, and go on with -F."),
+    "logs": ("workers:logs", "Show what workers printed last, and go on with -f."),
     "events": ("workers:events", "Show what happens to the workers, as it happens."),
     "start": ("workers:start", "Start workers that were stopped."),
     "restart": ("workers:restart", "Stop workers and start them anew."),

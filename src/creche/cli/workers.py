@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -41,8 +42,8 @@ def ps(path: Path, as_json: bool) -> None:
 
 
 @click.command("logs", context_settings=SETTINGS)
-@project_file
-@click.option("-F", "--follow", is_flag=True, help="Go on with what they print.")
+@click.option("--file", "path", default="creche.toml", type=click.Path(path_type=Path), help="The project.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what they print.")
 @click.argument("names", nargs=-1)
 def logs(path: Path, follow: bool, names: tuple[str, ...]) -> None:
     """Show what workers (or all) printed last."""
@@ -52,11 +53,17 @@ def logs(path: Path, follow: bool, names: tuple[str, ...]) -> None:
 
 @click.command("events", context_settings=SETTINGS)
 @project_file
-def events(path: Path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="As JSON, a line for each.")
+def events(path: Path, as_json: bool) -> None:
     """Show what happens to the workers, as it happens."""
     for event in asked(path, do="events"):
-        if "text" in event:
-            click.echo(f"{event['child'] or '':12} {safe(event['text'])}")
+        if "text" not in event:
+            continue
+        if as_json:
+            click.echo(json.dumps(event["fields"]))
+        else:
+            clock = time.strftime("%H:%M:%S", time.localtime(event["at"]))
+            click.echo(f"{clock} {event['child'] or '':12} {safe(event['text'])}")
 
 
 @click.command("start", context_settings=SETTINGS)
@@ -102,7 +109,8 @@ def reload(path: Path) -> None:
     """Read the project again and replace what changed; if a new worker does not become ready, nothing changes."""
     (answer,) = asked(path, do="reload")
     if answer["failed"] is not None:
-        raise click.ClickException(f"{answer['failed']} did not become ready: everything is as it was")
+        said = f"{answer['failed']} did not become ready: everything is as it was"
+        raise click.ClickException(f"{said}\n  {safe(answer['why'])}" if answer["why"] else said)
     click.echo(f"replaced: {', '.join(answer['changed']) or 'nothing'}")
 
 

@@ -194,7 +194,7 @@ class Control:
                 if self.reload is None:
                     raise CrecheError("there is nothing to reload from")
                 told = await self.reload()
-                await say(ok=told.failed is None, changed=told.changed, failed=told.failed)
+                await say(ok=told.failed is None, changed=told.changed, failed=told.failed, why=told.why)
             case "events":
                 with sup.events() as events:
                     await say(ok=True)
@@ -229,7 +229,11 @@ class Control:
             or not all(isinstance(word, str) for word in command)
         ):
             raise SpecError("exec", command, "give one child and a command, as a list of words")
-        view = self.supervisor.children.get(names[0])
+        children = self.supervisor.children
+        view = children.get(names[0])
+        copies = [name for name, child in children.items() if child.spec.name == names[0]]
+        if view is None and copies:
+            raise SpecError("name", names[0], f"it has copies, name one: {', '.join(copies)}")
         if view is None or not hasattr(view.container, "run"):
             raise SpecError("name", names[0], "no container of that name runs now")
         result = await view.container.run(command)

@@ -150,10 +150,11 @@ class OutputLost(ChildEvent):
 
 @frozen(kw_only=True)
 class Reloaded(Event):
-    """A reload came to its end: these children changed; or were put back, because `failed` did not become ready."""
+    """A reload came to its end: these children changed; or were put back, because `failed` did not become ready (`why`)."""
 
     changed: tuple[str, ...]
     failed: str | None = None
+    why: str = ""
 
 
 @frozen(kw_only=True)
@@ -290,9 +291,13 @@ def described(event: Event) -> str:
             text = f"{words} on {child}"
         case _:
             shown = [
-                f"{name}={getattr(event, name)!r}"
+                f"{name}={_brief(getattr(event, name))}"
                 for name in (field.name for field in fields(type(event)))
                 if name not in ("child", "at")
             ]
             text = " ".join([words, *shown])
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def _brief(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else repr(value)

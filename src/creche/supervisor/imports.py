@@ -11,6 +11,8 @@ from pathlib import Path
 
 from creche.errors import SpecError
 
+_SIZE = re.compile(r"([0-9]+)([KMG]B|)", re.IGNORECASE)
+_UNITS = {"": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30}
 _PROCESS = re.compile(r"([A-Za-z0-9_-]+):\s*(\S.*)")
 
 
@@ -21,6 +23,7 @@ def from_procfile(text: str, folder: Path) -> str:
         "",
     ]
     port = 5000
+    releases = any(line.startswith("release:") for line in text.splitlines())
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -28,7 +31,12 @@ def from_procfile(text: str, folder: Path) -> str:
         if found is None:
             raise SpecError(f"Procfile:{number}", line.strip(), "give NAME: COMMAND lines")
         name, command = _name(found[1]), found[2]
-        parts += [f"[workers.{name}]", f"command = {_toml(['sh', '-c', command])}", "depends_on = []"]
+        parts += [f"[workers.{name}]", f"command = {_toml(['sh', '-c', command])}"]
+        if name == "release":  # Heroku's word for what is done once, before the others start
+            parts += ["depends_on = []", 'restart = "transient"', "readiness = { completed = true }"]
+            parts += ["start_timeout = 3600.0"]
+        else:
+            parts.append('depends_on = ["release"]' if releases else "depends_on = []")
         if (folder / ".env").exists():
             parts.append('env_file = ".env"')
         parts += ["", *_spec(name, folder, {"PORT": str(port)}), ""]
@@ -65,11 +73,12 @@ def _program(name: str, given: Mapping[str, str], folder: Path) -> Iterator[str]
     left.pop("priority", None)
     if "command" not in left:
         raise SpecError(f"program:{name}", dict(given), "give a command")
-    if "%(" in left["command"]:
-        yield f"# {_toml(left['command'])} has %(…)s in it, which creche does not expand: write it out"
+    for key in ("command", "environment", "directory", "stdout_logfile"):
+        if "%(" in left.get(key, ""):
+            yield f"# {key} has %(…)s in it, which creche does not expand: write it out"
     name = _name(name)
     yield f"[workers.{name}]"
-    yield f"command = {_toml(shlex.split(left.pop('command')))}"
+    yield f"command = {_toml(shlex.split(left.pop('command').replace('%%', '%')))}"
     yield "depends_on = []"
     restart = left.pop("autorestart", "unexpected").lower()
     kinds = {"true": "permanent", "false": "temporary", "unexpected": "transient"}
@@ -86,9 +95,16 @@ def _program(name: str, given: Mapping[str, str], folder: Path) -> Iterator[str]
     yield f"stop_signal = {_toml(signal if signal.startswith('SIG') else f'SIG{signal}')}"
     log = left.get("stdout_logfile", "AUTO")
     if log.startswith("/"):
-        yield f"output = {{ file = {_toml(left.pop('stdout_logfile'))} }}"
+        output = [f"file = {_toml(left.pop('stdout_logfile'))}"]
+        size = _SIZE.fullmatch(left.get("stdout_logfile_maxbytes", ""))
+        if size is not None and int(size[1]):
+            del left["stdout_logfile_maxbytes"]
+            output.append(f"max_bytes = {int(size[1]) * _UNITS[size[2].upper()]}")
+        if left.get("stdout_logfile_backups", "").isdigit():
+            output.append(f"backups = {int(left.pop('stdout_logfile_backups'))}")
+        yield f"output = {{ {', '.join(output)} }}"
     place = Path(left.pop("directory", str(folder)))
-    environment = _environment(left.pop("environment", ""))
+    environment = _environment(left.pop("environment", "").replace("%%", "%"))
     more = {}
     if "user" in left:
         more["user"] = _toml(left.pop("user"))

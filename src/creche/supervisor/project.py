@@ -118,6 +118,8 @@ _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9.-]*):([0-9]{1,5})")
 
 def _worker(name: str, data: Mapping[str, Any], path: Path) -> ChildSpec:
     place = f"workers.{name}"
+    for key in data.keys() & {field.name for field in fields(Spec)} - {"command"}:
+        raise SpecError(f"{place}.{key}", data[key], f"it is a field of the Spec: write it in [{place}.spec]")
     _known(data, ("command", "spec", "env_file", "readiness", "liveness", *_PLAIN, *_VALUES), place)
     given = dict(_table(data.get("spec", {}), f"{place}.spec"))
     if "command" in data:

@@ -35,6 +35,7 @@ class Reload:
             )
         old = dict(conductor.specs)
         self._old = old
+        self._why = ""
         self._added = [child for child in children if child.name not in old]
         self._gone = [name for name in old if name not in new]
         self._scaled = [
@@ -70,7 +71,7 @@ class Reload:
                 self._supervisor.scale(child.name, child.count)
             if self._gone:
                 await self._supervisor.remove(*self._gone)
-        told = Reloaded(changed=tuple(touched), failed=failed)
+        told = Reloaded(changed=tuple(touched), failed=failed, why=self._why)
         self._conductor.publish(told)
         return told
 
@@ -83,6 +84,7 @@ class Reload:
                 touched += batch
                 failed = await self._replace(batch, child, trial=True)
                 if failed is not None:
+                    self._why = self._reason(failed)
                     await self._put_back(touched)
                     return failed
             self._conductor.specs[child.name] = child
@@ -133,6 +135,14 @@ class Reload:
             ),
             None,
         )
+
+    def _reason(self, failed: str) -> str:
+        """Why it did not become ready, and the last that it said."""
+        records = self._conductor.slots[failed].records
+        if not records:
+            return ""
+        said = records[-1].lines[-1].decode("utf-8", "replace") if records[-1].lines else ""
+        return records[-1].explain() + (f"; it last said: {said}" if said else "")
 
     async def _put_back(self, touched: Sequence[str]) -> None:
         """As it was: the old specs of all that were touched, one batch at a time as well, and none of the new ones."""

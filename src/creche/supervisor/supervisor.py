@@ -294,7 +294,7 @@ class Supervisor:
         if spec is None:
             raise SpecError("name", name, self._known())
         if spec.count is None:
-            raise SpecError("name", name, "it is a single child: give its ChildSpec a count")
+            raise SpecError("name", name, "it is a single child: give it a count")
         spec = evolve(spec, count=count)
         conductor.specs[name] = spec
         wanted = spec.copies()
