@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno as e
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,29 +44,6 @@ class Cause:
     says: tuple[str, ...]  #: words that the text must hold: the path or value, and what to do
     needs: tuple[str, ...] = ()
     command: list[str] = field(factory=lambda: ["true"])
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_ADD, _CONTROL, _RING = {"x86_64": (248, 250), "aarch64": (217, 219)}.get(os.uname().machine, (0, 0)) + (-2,)  # the process's keyring
-
-
-def take_keys() -> None:
-    """Adds one key as large as fits (kernel.keys.maxbytes), and small ones until none does."""
-    size, number = 32_000, 0
-    while size:
-        if _libc.syscall(_ADD, b"user", b"creche-test-%d" % number, bytes(size), ctypes.c_size_t(size), _RING) < 0:
-            size //= 2
-        number += 1
-
-
-def give_keys_back() -> None:
-    """They count until the kernel has buried them."""
-    _libc.syscall(_CONTROL, 7, _RING)  # KEYCTL_CLEAR
-    for _ in range(1000):
-        if _libc.syscall(_ADD, b"user", b"creche-test", bytes(10_000), ctypes.c_size_t(10_000), _RING) >= 0:
-            break
-        time.sleep(0.01)
-    _libc.syscall(_CONTROL, 7, _RING)
 
 
 def _image(folder: Path, **kwargs: Any) -> dict[str, Any]:
@@ -121,12 +96,6 @@ def _closed_mask(folder: Path) -> dict[str, Any]:
     closed.mkdir(mode=0o700)
     os.chown(closed, 2**31, 2**31)
     return {**_image(folder), "security": Security(masked_paths=["/closed/x"])}
-
-
-def _no_keys_left(_: Path) -> dict[str, Any]:
-    """All that this user may have is taken by one key, which the test gives back."""
-    take_keys()
-    return {"security": Security(seccomp=None)}
 
 
 def _closed_cwd(folder: Path) -> dict[str, Any]:
@@ -221,7 +190,6 @@ CAUSES: dict[str, Cause] = {
     "listener-no-number": Cause(what="no number is left for a filter's listener", given=lambda f: {"security": Security(seccomp_report=True), "rlimits": {"nofile": 3}}, field="security.seccomp", errno=e.EMFILE, says=("the listener", "raise rlimits nofile")),
     "listener-nobody-answers": Cause(what="calls are handed over, and nobody could answer", given=lambda f: {"security": Security(seccomp=SeccompRules(notify=["mount"]))}, error=SpecError, field="security.seccomp", says=("nobody could answer", "syscalls()")),
     "mask-closed": Cause(what="a masked path to which the container's root can't get", given=_closed_mask, field="security.masked_paths", errno=e.EACCES, says=("'/closed/x'", "paths of your own"), needs=("root", "busybox"), command=["/bin/true"]),
-    "keys-used-up": Cause(what="a session keyring where the user's keys are used up", given=_no_keys_left, field="security.seccomp", errno=e.EDQUOT, says=("a session keyring", "kernel.keys.maxkeys", "refuse key calls"), needs=("user", "keys")),
     "apparmor-absent": Cause(what="an AppArmor profile where there is none", given=lambda f: {"security": Security(apparmor="no-such-profile")}, field="security.apparmor", errno=(e.ENOENT, e.EINVAL), says=("no-such-profile", "AppArmor")),
     "selinux-absent": Cause(what="an SELinux label where there is no SELinux", given=lambda f: {"security": Security(selinux="system_u:system_r:container_t:s0")}, error=UnsupportedError, field=None, says=("security.selinux", "not in force", "leave the field out")),
     "bind-maps": Cause(what="a Bind with maps of its own, as an ordinary user", given=lambda f: {"mounts": [Bind("/usr", "/m", uid_map=[IdMap(0, 0, 1)], gid_map=[IdMap(0, 0, 1)])]}, error=UnsupportedError, field=None, says=("id maps of its own", "root's power", "Spec.uid_map"), needs=("user",)),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from errors.causes import CAUSES, _elsewhere, give_keys_back
+from errors.causes import CAUSES, _elsewhere
 from privileged.look import busybox_root, run
 
 from creche import SpawnError, SpecError, UnsupportedError
@@ -25,7 +25,6 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     if shutil.which("busybox"):
         busybox_root(tmp_path / "image")
     yield tmp_path
-    give_keys_back()
     shutil.rmtree(_elsewhere(tmp_path))
 
 

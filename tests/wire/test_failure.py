@@ -108,3 +108,13 @@ def test_an_index_beyond_the_plan_is_no_step() -> None:
 def test_the_file_systems_own_log_is_in_the_text() -> None:
     index = next(i for i, step in enumerate(PLAN.setup) if isinstance(step, st.FsMount))
     assert "'tmpfs: Bad value for size'" in str(error(SETUP, index, e.EINVAL, LOG, b"tmpfs: Bad value for size"))
+
+
+def test_keys_that_are_used_up_are_told_with_a_remedy() -> None:
+    """What a user has of them is met only by who has a session keyring already (keyrings(7)), so no test uses them up."""
+    spec = Spec(["true"], security=Security(seccomp=None))
+    compiled = compile(spec, Machine.example(), Context())
+    index = next(i for i, step in enumerate(compiled.setup) if isinstance(step, st.Keyrings))
+    caught = error_of(Failure(SETUP, index, 0, 0, e.EDQUOT, b""), spec, compiled, compiled.command, why)
+    assert isinstance(caught, SpawnError) and caught.field == "security.seccomp"
+    assert "a session keyring" in str(caught) and "kernel.keys.maxkeys" in str(caught) and str(caught) in (Path(__file__).parents[2] / "docs/errors.md").read_text()
