@@ -8,6 +8,8 @@ import time
 
 from attrs import frozen
 
+from .values import Value
+
 __all__ = ["HostListing", "listing"]
 
 #: What programs need of /etc and nobody minds showing: no shadow, no keys, no machine-id, nothing of a person's.
@@ -23,8 +25,8 @@ FRESH = 1.0  # seconds
 SMALL = 16_384  # bytes of a file that is cheaper to copy than to bind
 
 
-@frozen
-class HostListing:
+@frozen(eq=False, repr=False)
+class HostListing(Value):
     """One reading: `trees` are bound (path, whether it is a directory), `links` made, `files` written (path, bytes)."""
 
     trees: tuple[tuple[str, bool], ...] = ()

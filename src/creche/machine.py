@@ -13,6 +13,7 @@ import attrs
 
 from . import _surroundings as surroundings
 from .spec.security import CAPABILITIES
+from .values import Value
 
 __all__ = [
     "CAPABILITIES",
@@ -33,8 +34,8 @@ DEFAULT_SUBID_COUNT = 0x1000_0000
 KERNEL_FLOOR = (5, 14)
 
 
-@attrs.frozen
-class Extent:
+@attrs.frozen(eq=False, repr=False)
+class Extent(Value):
     """One line of a uid_map or gid_map, user_namespaces(7): *count* ids from *inside* are *outside* in the parent."""
 
     inside: int
@@ -49,8 +50,8 @@ class Helper(NamedTuple):
     privileged: bool
 
 
-@attrs.frozen(kw_only=True)
-class Machine:
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Machine(Value):
     """Everything that decides what a Plan may hold, as one value; tests build theirs from `Machine.example()`."""
 
     # the kernel

@@ -10,6 +10,7 @@ from attrs import field, frozen
 
 from .errors import ExitError, SpecError
 from .units import escaped, format_seconds, format_size
+from .values import Value
 
 __all__ = ["Detail", "Exit", "Reason", "Result", "Usage"]
 
@@ -27,8 +28,8 @@ class Reason(enum.Enum):
     LOST = "lost"  #: its init died of something else, and everything in the container with it
 
 
-@frozen(kw_only=True)
-class Usage:
+@frozen(kw_only=True, eq=False, repr=False)
+class Usage(Value):
     """What was used: of everything in the container where there is a control group, else of one command."""
 
     user: float = 0.0  #: seconds of processor in user mode
@@ -64,8 +65,8 @@ def _detail(value: Detail | None) -> Detail:
     return Detail(**value) if value else Detail()
 
 
-@frozen
-class Exit:
+@frozen(eq=False, repr=False)
+class Exit(Value):
     """How a command or a container ended; equal where code, signal, reason, usage, limit and kills are."""
 
     code: int | None  #: the exit status, 0 to 255; None when a signal ended it
@@ -118,8 +119,8 @@ def _short(value: bytes) -> str:
     return repr(value) if len(value) <= 80 else f"<{len(value)} bytes {value[:32]!r}…>"
 
 
-@frozen
-class Result:
+@frozen(eq=False, repr=False)
+class Result(Value):
     """A command that has ended, and what it wrote; what was no pipe is ``b""``."""
 
     exit: Exit

@@ -12,7 +12,7 @@ NATIVE = TOP / "native"
 
 # From the first to the last step of the walk. A room imports from its own row and the rows above, never from below.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "units", "results"),
+    ("values", "errors", "units", "results"),
     ("spec",),
     ("_raw", "_surroundings", "machine", "diagnose", "hostview", "kernelfs"),
     ("plan",),
@@ -66,7 +66,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 ROW = {name: row for row, names in enumerate(LAYERS) for name in names}
 
 # Rooms of pure data and pure functions: what they are given is all they know.
-PURE = ("errors", "units", "results", "spec", "plan", "wire", "lifecycle")
+PURE = ("values", "errors", "units", "results", "spec", "plan", "wire", "lifecycle")
 PURE_BUT = ("spec.load",)  # the one place there that opens a file
 FORKS = (
     "trial",  # the doctor's: it tries in a child what it can't know otherwise, and reaps that child alone

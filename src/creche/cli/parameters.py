@@ -29,10 +29,19 @@ class RunCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.allow_interspersed_args = False
-        if not ctx.resilient_parsing:
-            _, _, order = self.make_parser(ctx).parse_args(list(args))
-            ctx.meta["creche.order"] = [parameter.name for parameter in order]
         return super().parse_args(ctx, args)
+
+    def make_parser(self, ctx: click.Context) -> Any:
+        parser = super().make_parser(ctx)
+        parse = parser.parse_args
+
+        def remembering(args: list[str]) -> Any:
+            given, rest, order = parse(args)
+            ctx.meta["creche.order"] = [parameter.name for parameter in order]
+            return given, rest, order
+
+        parser.parse_args = remembering  # type: ignore[method-assign] # to parse once more would cost each run as much again
+        return parser
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}

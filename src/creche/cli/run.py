@@ -10,7 +10,6 @@ import click
 
 from .exits import TIMED_OUT, error_status, exit_status, worth_telling
 from .parameters import RunCommand, shared
-from .refused import Refused
 from .terminal import Standard, Terminal, choose_standard, kinds
 
 if TYPE_CHECKING:
@@ -91,7 +90,11 @@ def _run(ctx: click.Context, given: dict[str, Any]) -> int:
 
     from .session import hold
 
-    refused = Refused() if spec.security.seccomp_report else None
+    refused = None
+    if spec.security.seccomp_report:
+        from .refused import Refused
+
+        refused = Refused()
     exit = anyio.run(hold, spec, standard, timeout, refused)
     for line in refused.lines() if refused is not None else ():
         click.echo(f"creche: {line}", err=True)

@@ -43,7 +43,9 @@ async def hold(
 
     check_answered(spec)
     deadline = anyio.current_time() + timeout if timeout is not None else float("inf")
-    with anyio.open_signal_receiver(*_HANDED_ON, signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT) as signals:
+    # each costs asyncio a walk over all signals, at both ends; only a terminal has a size, and a mode to set again
+    more = (signal.SIGWINCH, signal.SIGCONT) if standard.tty else ()
+    with anyio.open_signal_receiver(*_HANDED_ON, signal.SIGTSTP, *more) as signals:
         with anyio.CancelScope(deadline=deadline) as whole:
             async with Container(spec) as box:
                 gc.freeze()  # what was imported stays; from here on a session may last for days

@@ -12,6 +12,7 @@ from ..machine import CAPABILITIES, Machine
 from ..spec.filesystem import HostView
 from ..spec.spec import Spec
 from ..spec.tuning import RLIMIT_NAMES
+from ..values import Value
 from . import steps as st
 from .ids import Identity, may_set_groups, no_groups
 from .landlock import landlock_steps
@@ -30,8 +31,8 @@ Limited = tuple[tuple[str, tuple[int, int]], ...]  #: resource limits by name: s
 assert _RESOURCES.keys() == RLIMIT_NAMES.keys()
 
 
-@frozen
-class Account:
+@frozen(eq=False, repr=False)
+class Account(Value):
     """Who the command is inside: numbers, looked up already."""
 
     uid: int
@@ -40,8 +41,8 @@ class Account:
     home: str | None = None
 
 
-@frozen
-class Descriptor:
+@frozen(eq=False, repr=False)
+class Descriptor(Value):
     """A descriptor of the command: its number there, and whether it is a pipe of ours."""
 
     number: int

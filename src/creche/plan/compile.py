@@ -13,6 +13,7 @@ from ..kernelfs import Shown
 from ..machine import KERNEL_FLOOR, Machine
 from ..spec.filesystem import Bind, Overlay
 from ..spec.spec import Spec
+from ..values import Value
 from . import steps as st
 from .command import Account, Descriptor, Limited, capability_mask, confining_steps, exec_step, listens
 from .guard import guard_steps
@@ -30,8 +31,8 @@ CLONE = {
 }  # fmt: skip
 
 
-@frozen(kw_only=True)
-class Context:
+@frozen(kw_only=True, eq=False, repr=False)
+class Context(Value):
     """What a compilation needs to know beside Spec and Machine; all of it values."""
 
     view: HostListing = field(factory=HostListing)
@@ -51,8 +52,8 @@ class Context:
     for_forks: tuple[tuple[str, bool], ...] = ()  #: folders that a template's container has for those that are forked from it (`plan.nesting`)
 
 
-@frozen(kw_only=True)
-class Plan:
+@frozen(kw_only=True, eq=False, repr=False)
+class Plan(Value):
     """What the kernel will be told, in order: by the parent, by the init (or the child), by the first command.
 
     `command` is empty for a container without one, and where its user must first be looked up inside.

@@ -8,6 +8,7 @@ from ..errors import SpecError, UnsupportedError
 from ..machine import Machine
 from ..spec.identity import IdMap, covers
 from ..spec.spec import Spec
+from ..values import Value
 from . import steps as st
 
 __all__ = ["RANGE", "Identity", "identity", "map_steps", "map_text", "may_set_groups", "no_groups", "outside", "through"]
@@ -18,8 +19,8 @@ RANGE = 65_536  #: ids that a container of root's has by default
 _LISTS = 128  # kernel/user.c: UIDHASH_SZ
 
 
-@frozen
-class Identity:
+@frozen(eq=False, repr=False)
+class Identity(Value):
     """A container's ids; `maps` empty where there is no new user namespace."""
 
     uid_map: tuple[IdMap, ...] = ()

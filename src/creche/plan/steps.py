@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 
 from attrs import asdict, field, frozen
 
+from ..values import Value
+
 __all__ = ["NONE", "PASSED", "Step"]
 
 NONE = 0xFFFF  #: no slot
@@ -24,8 +26,8 @@ def _bytes(value: Any) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
 
 
-@frozen(kw_only=True)
-class Step:
+@frozen(kw_only=True, eq=False, repr=False)
+class Step(Value):
     """One thing that the kernel is told. A Step is whole: it needs no neighbour to be understood.
 
     The fields are those of `struct creche_step`; what they mean to each opcode is said in its class, and `blame` is

@@ -11,6 +11,7 @@ from ..machine import Machine
 from ..spec.filesystem import HostView, Symlink
 from ..spec.identity import IdMap
 from ..spec.spec import Spec
+from ..values import Value
 from . import steps as st
 from .ids import Identity, map_text
 from .mounts import MS_PRIVATE, Mounts
@@ -23,8 +24,8 @@ _numbers = count(1)
 _MOST = 16
 
 
-@frozen(kw_only=True)
-class View:
+@frozen(kw_only=True, eq=False, repr=False)
+class View(Value):
     """The Plan of the process that makes it, and its number among all that this process knows."""
 
     parent: tuple[st.Step, ...]

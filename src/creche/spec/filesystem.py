@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from attrs import frozen
 
 from ..errors import SpecError
+from ..values import Value
 from .checks import (
     A,
     Check,
@@ -58,8 +59,8 @@ if TYPE_CHECKING:
     Bytes = int | str
 
 
-@frozen
-class HostView:
+@frozen(eq=False, repr=False)
+class HostView(Value):
     """The host's programs and libraries, read-only, and nothing personal.
 
     /usr and its links, /opt and a list of files of /etc; a fresh /tmp, /dev and /proc; no /home, /root, /run, /var.
@@ -69,8 +70,8 @@ class HostView:
 
 
 @built
-@frozen(init=False)
-class Directory:
+@frozen(init=False, eq=False, repr=False)
+class Directory(Value):
     """A directory of the host as the root. A relative path counts from the working directory at the start."""
 
     PLACE: ClassVar[str] = "Directory"
@@ -84,8 +85,8 @@ class Directory:
 
 
 @built
-@frozen(init=False)
-class Overlay:
+@frozen(init=False, eq=False, repr=False)
+class Overlay(Value):
     """Directories of the host laid over each other (overlayfs): as the root, or as a mount with a `target`.
 
     `lower` is read only, its first directory on top, as in overlayfs's lowerdir. What is written goes into `upper`,
@@ -146,8 +147,8 @@ def _within(path: str, other: str) -> bool:
 
 
 @built
-@frozen(init=False)
-class Bind:
+@frozen(init=False, eq=False, repr=False)
+class Bind(Value):
     """A file or directory of the host, with all that is mounted below it, seen at `target`.
 
     `readonly`, `nosuid`, `nodev` and `noexec` hold for everything below, too. `idmap` None lets creche decide: under
@@ -201,8 +202,8 @@ class Bind:
 
 
 @built
-@frozen(init=False)
-class Tmpfs:
+@frozen(init=False, eq=False, repr=False)
+class Tmpfs(Value):
     """A file system in memory. `size` is in bytes, or text such as "64M"; None is 64 MiB. `inodes` bounds its files.
 
     With `copy_up`, what the root has at `target` is copied in first.
@@ -266,8 +267,8 @@ class Content(Check):
 
 
 @built
-@frozen(init=False)
-class File:
+@frozen(init=False, eq=False, repr=False)
+class File(Value):
     """A file that exists in the container alone: its content is in the Spec, as bytes or as text (UTF-8)."""
 
     PLACE: ClassVar[str] = "File"
@@ -289,8 +290,8 @@ class File:
 
 
 @built
-@frozen(init=False)
-class Symlink:
+@frozen(init=False, eq=False, repr=False)
+class Symlink(Value):
     """A symbolic link made at `target` that says `source`, which need not exist and is never followed by us."""
 
     PLACE: ClassVar[str] = "Symlink"
@@ -321,8 +322,8 @@ class _HidePid(Choice):
 
 
 @built
-@frozen(init=False)
-class Proc:
+@frozen(init=False, eq=False, repr=False)
+class Proc(Value):
     """The proc of the container's PID namespace; `hidepid` and ``subset="pid"`` as in proc(5)."""
 
     PLACE: ClassVar[str] = "Proc"
@@ -339,8 +340,8 @@ class Proc:
 
 
 @built
-@frozen(init=False)
-class Sysfs:
+@frozen(init=False, eq=False, repr=False)
+class Sysfs(Value):
     """sysfs, read-only, as the container's network namespace shows it."""
 
     PLACE: ClassVar[str] = "Sysfs"
@@ -353,8 +354,8 @@ class Sysfs:
 
 
 @built
-@frozen(init=False)
-class DevPts:
+@frozen(init=False, eq=False, repr=False)
+class DevPts(Value):
     """A devpts of the container's own, for its terminals."""
 
     PLACE: ClassVar[str] = "DevPts"
@@ -367,8 +368,8 @@ class DevPts:
 
 
 @built
-@frozen(init=False)
-class Mqueue:
+@frozen(init=False, eq=False, repr=False)
+class Mqueue(Value):
     """The POSIX message queues of the container's IPC namespace."""
 
     PLACE: ClassVar[str] = "Mqueue"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from attrs import frozen
 
 from ..errors import SpecError
+from ..values import Value
 from .checks import ID_END, A, Check, Each, Maybe, Schema, Whole, built, setting, text
 
 __all__ = ["IdMap", "UserRef", "covers", "overlap"]
@@ -18,8 +19,8 @@ _NAME = r"[^-\s:/,\x00-\x1f\x7f][^\s:/,\x00-\x1f\x7f]{0,254}"
 
 
 @built
-@frozen(init=False)
-class IdMap:
+@frozen(init=False, eq=False, repr=False)
+class IdMap(Value):
     """One line of a uid_map or gid_map: `count` ids from `inside` are those from `outside` (user_namespaces(7)).
 
     Raises SpecError for what reaches 2**32 - 1, which is no id, or beyond.
@@ -76,8 +77,8 @@ class _Maps(Each):
 ID_MAPS = Maybe(_Maps())
 
 
-@frozen
-class UserRef:
+@frozen(eq=False, repr=False)
+class UserRef(Value):
     """`Spec.user` taken apart: either `uid` or `name`, and either `gid`, `group` or neither."""
 
     uid: int | None = None

@@ -11,6 +11,7 @@ from attrs import frozen
 
 from ..errors import SpecError
 from ..units import number, seconds, size
+from ..values import Value
 from .checks import Check, Flag, HostPath, Maybe, Schema, Table, Whole, below, built, nearest, setting
 
 __all__ = ["Limits"]
@@ -186,8 +187,8 @@ if TYPE_CHECKING:
 
 
 @built
-@frozen(kw_only=True, init=False)
-class Limits:
+@frozen(kw_only=True, init=False, eq=False, repr=False)
+class Limits(Value):
     """What a container may use. None is no limit; what cannot be enforced here is an error at the start.
 
     Sizes are bytes (int) or text such as "64M"; times are seconds or text such as "200ms". True if any is set.

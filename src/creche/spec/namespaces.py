@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from attrs import frozen
 
+from ..values import Value
 from .checks import Check, Schema, built, setting, text
 
 __all__ = ["Namespaces"]
@@ -59,8 +60,8 @@ if TYPE_CHECKING:
 
 
 @built
-@frozen(kw_only=True, init=False)
-class Namespaces:
+@frozen(kw_only=True, init=False, eq=False, repr=False)
+class Namespaces(Value):
     """For each kind: True, a new one; False, the caller's; a path or descriptor, an existing one to join.
 
     What is joined is opened, and its kind checked, before the first of them is entered (setns(2)). In a PID

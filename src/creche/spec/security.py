@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from attrs import frozen
 
 from ..errors import SpecError
+from ..values import Value
 from .checks import (
     A,
     Check,
@@ -67,8 +68,8 @@ _PORTS = Maybe(Each(Whole(0, 65535, "a port"), "ports", unique=True))
 
 
 @built
-@frozen(kw_only=True, init=False)
-class Landlock:
+@frozen(kw_only=True, init=False, eq=False, repr=False)
+class Landlock(Value):
     """Rules of landlock(7): once there is one, what no rule allows is refused.
 
     `read`, `write` and `execute` are paths inside, each with all below it. `tcp_bind` and `tcp_connect` are ports:
@@ -109,8 +110,8 @@ _CALLS = Each(
 
 
 @built
-@frozen(kw_only=True, init=False)
-class SeccompRules:
+@frozen(kw_only=True, init=False, eq=False, repr=False)
+class SeccompRules(Value):
     """A built-in filter with a few system calls changed: `allow` adds to those of `base`, `deny` takes away.
 
     `notify` hands calls over: each waits for its answer from `Container.syscalls`.
@@ -172,8 +173,8 @@ _LABEL = r"[^\x00-\x20\x7f][^\x00-\x1f\x7f]*"
 
 
 @built
-@frozen(kw_only=True, init=False)
-class Security:
+@frozen(kw_only=True, init=False, eq=False, repr=False)
+class Security(Value):
     """What a container may do. The defaults hold for strangers' code.
 
     `capabilities` is one list for all sets (no_new_privs keeps a program from gaining others). `masked_paths` and

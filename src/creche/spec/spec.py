@@ -11,6 +11,7 @@ import attrs
 from attrs import frozen
 
 from ..errors import SpecError
+from ..values import Value
 from .checks import (
     A,
     Check,
@@ -151,8 +152,8 @@ _ENV = Table(
 
 
 @built
-@frozen(init=False)
-class Spec:
+@frozen(init=False, eq=False, repr=False)
+class Spec(Value):
     """What you want: a command, what it sees, who it is, what it may use and do. Pure data, checked when built.
 
     >>> Spec(["make", "-j2"], cwd="/src", mounts=[Bind("/home/me/src", "/src")], limits=Limits(memory="1G"))

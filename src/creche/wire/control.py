@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from attrs import frozen
 
+from ..values import Value
+
 __all__ = ["REPLY_SIZE", "Failure", "Reply", "decode"]
 
 SETUP, RUN, SIGNAL, OPEN_FILE, RESET = 2, 3, 4, 5, 7
@@ -22,8 +24,8 @@ _FAILURE = struct.Struct("=5Ii2I224s")
 REPLY_SIZE = _HEAD.size + _FAILURE.size
 
 
-@frozen
-class Failure:
+@frozen(eq=False, repr=False)
+class Failure(Value):
     """What the interpreter recorded of a Step that failed: (phase, index, opcode, errno, text), and a detail."""
 
     phase: int

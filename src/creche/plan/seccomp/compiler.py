@@ -39,8 +39,11 @@ def clauses(policy: Policy, arch: str) -> dict[int, tuple[Clause, ...]]:
             if number is not None:
                 said[number].append((tuple(_narrowed(name, compare) for compare in rule.when), rule.action))
     newest = max(said) if policy.newest is None else policy.newest
-    found = {}
+    found: dict[int, tuple[Clause, ...]] = {}
     for number, stated in said.items():
+        if len(stated) == 1 and not stated[0][0]:  # most of them: allowed, and no more is said
+            found[number] = (stated[0],)
+            continue
         ranked = sorted(stated, key=lambda clause: clause[1].kind)  # stable: of equals, the first stays first
         ranked.append(((), policy.otherwise if number <= newest else policy.newer))
         end = next(at for at, (when, _) in enumerate(ranked) if not when)
@@ -137,9 +140,12 @@ def compile_policy(policy: Policy, arch: str, show: Show = _as_it_is, *, handove
     """
     names = {number: name for name, number in numbers(arch).items()}
     graph = Graph()
-    leaves = {
-        number: _leaf(graph, stated, partial(show, names[number])) for number, stated in clauses(policy, arch).items()
-    }
+    said = clauses(policy, arch)
+    if show is _as_it_is:  # then what is said is all that matters: most calls have a leaf in common
+        same = {stated: _leaf(graph, stated, partial(show, None)) for stated in said.values()}
+        leaves = {number: same[stated] for number, stated in said.items()}
+    else:
+        leaves = {number: _leaf(graph, stated, partial(show, names[number])) for number, stated in said.items()}
     if handover is not None:
         number = numbers(arch)["sendmsg"]
         leaves[number] = _where(graph, HANDOVER, graph.answer(handover.code), leaves[number])

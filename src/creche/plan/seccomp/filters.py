@@ -11,12 +11,12 @@ from attrs import field, frozen
 from ...errors import SpecError
 from ...spec.checks import nearest
 from ...spec.security import SeccompRules
+from ...values import Value
 from .compiler import clauses, compile_policy
 from .default import default_policy
 from .numbers import ARCHES, audit_arch, elsewhere, name_of, numbers
 from .rules import ALLOW, EPERM, NOSYS, Action, Kind, Policy, Rule, refuse
 from .simulate import run
-from .strict import strict_policy
 
 __all__ = ["Filter", "compile_filter", "explain", "summary", "verdict"]
 
@@ -31,8 +31,8 @@ WAIT_KILLABLE_SINCE = (5, 19)
 EXPECTED = (NOSYS, refuse(errno.ENOTTY))
 
 
-@frozen
-class Filter:
+@frozen(eq=False, repr=False)
+class Filter(Value):
     """A program for seccomp(2), ready to be installed; where somebody listens, two of them.
 
     The message by which a newborn command hands its listener over is sent under the filter that the listener belongs
@@ -155,8 +155,14 @@ def _built_in(
 ) -> Filter:
     if name not in ("default", "strict"):
         raise SpecError(FIELD, name, 'the profiles are "default" and "strict"; None is no filter')
-    policy = default_policy(capabilities) if name == "default" else strict_policy()
+    policy = default_policy(capabilities) if name == "default" else _strict()
     return _filter(_adjusted(policy, allow, deny, notify), arch, kernel, report)
+
+
+def _strict() -> Policy:
+    from .strict import strict_policy  # few ask for it
+
+    return strict_policy()
 
 
 def _adjusted(
