@@ -32,6 +32,8 @@ __all__ = ["Process", "is_dead"]
 
 def signal_number(signal: int) -> int:
     """A signal's number, real-time ones included. Raises ValueError for what is none."""
+    if not isinstance(signal, int):
+        raise ValueError(f"{signal!r} is not a signal: give a number, such as signal.SIGTERM")
     return signal if 32 <= signal <= 64 else _signal.Signals(signal)
 
 

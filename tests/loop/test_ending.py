@@ -160,7 +160,7 @@ async def test_nothing_happens_to_the_ended():
             process.send_signal(1000)
 
 
-@pytest.mark.parametrize("number", [0, -1, 65, 1000, 10**30])
+@pytest.mark.parametrize("number", [0, -1, 65, 1000, 10**30, "TERM", "SIGTERM", 15.0, None])
 async def test_an_unknown_signal_is_a_value_error(number):
     async with Container(Spec(SLEEPER)) as box, box.open(SLEEPER) as process:
         with pytest.raises(ValueError):
