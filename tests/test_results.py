@@ -98,6 +98,13 @@ EXPLAINED: list[tuple[Exit, str]] = [
         "the command used up its processor time; limits.cpu_time is 500 ms",
     ),
     (
+        Exit(None, 9, Reason.TIMEOUT, Usage(throttled=4.5, stalled=0.25), limit="timeout", detail={"limit_value": 5.0}),
+        (
+            "the command used up its time; timeout is 5 s; limits.cpus held it back for 4.5 s of that; "
+            "it waited for memory for 250 ms of that"
+        ),
+    ),
+    (
         Exit(None, 9, Reason.OUTPUT_LIMIT, limit="max_output", detail={"limit_value": 1 << 20}),
         "the command was killed for writing more than max_output of 1M",
     ),

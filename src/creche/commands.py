@@ -168,7 +168,7 @@ async def make_group(name: str, limits: Limits) -> Group:
     return place.create(name, limits)
 
 
-def measured(exit: Exit, group: Group, spec: Spec) -> Exit:
+def measured(exit: Exit, group: Group) -> Exit:
     """An Exit with what the cgroup counted: processor time, peak and OOM kills of everything that was ever in it."""
     try:
         cpu, peak, kills = group.cpu_usage(), group.peak(), group.oom_kills()
@@ -179,16 +179,13 @@ def measured(exit: Exit, group: Group, spec: Spec) -> Exit:
         changes |= {"user": cpu.user, "system": cpu.system, "throttled": cpu.throttled}
     if peak is not None:
         changes["memory_peak"] = peak
+    if (stalled := group.stalled()) is not None:
+        changes["stalled"] = stalled
     detail = exit.detail.copy()
-    limit = exit.limit
-    if exit.reason is Reason.OOM:
-        limit = "limits.memory"
-        if spec.limits.memory is not None:
-            detail["limit_value"] = float(spec.limits.memory)
-        if peak is not None:
-            detail["peak"] = peak
+    if exit.reason is Reason.OOM and peak is not None:
+        detail["peak"] = peak
     usage = attrs.evolve(exit.usage, scope="container", **changes)
-    return attrs.evolve(exit, usage=usage, limit=limit, oom_kills=max(exit.oom_kills, kills), detail=detail)
+    return attrs.evolve(exit, usage=usage, oom_kills=max(exit.oom_kills, kills), detail=detail)
 
 
 def usage_of(used: tuple[int, ...], wall: float, alone: bool) -> Usage:

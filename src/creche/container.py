@@ -28,7 +28,7 @@ from .place import Place
 from .plan.compile import Context, Plan
 from .process import Process, is_dead
 from .renewing import Renewing
-from .results import Exit, Reason
+from .results import Detail, Exit, Reason
 from .spawn import RUNNING, Job, reap
 from .spec.spec import Spec
 from .starting import Starting
@@ -192,7 +192,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
             process._on_started(fds, pid)
         elif reply.type == control.EXITED and process is not None and (process.started or process.brief):
             self._ready = True
-            process._on_exited(reply, self._kills_of(reply.id))
+            process._on_exited(reply, self._kills_of(reply.id), self._short_of(reply.id))
             self._leave(reply.id)
         elif reply.type == control.OPENED and reply.id in self._asked:
             self._asked.remove(reply.id)
@@ -200,22 +200,6 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
             return
         for fd in fds:
             os.close(fd)
-
-    def _kills_of(self, ident: int) -> int:
-        """Processes of one command that the kernel has killed for memory, by the count of its own cgroup."""
-        sub = self._subs.get(ident)
-        try:
-            return sub.oom_kills() if sub is not None else 0
-        except CrecheError:
-            return 0  # removed under our feet
-
-    def _oom_kills(self) -> int:
-        if self._group is None:
-            return 0
-        try:
-            return self._group.oom_kills()
-        except CrecheError:
-            return 0  # the cgroup was removed under our feet
 
     def _leave(self, ident: int) -> None:
         sub = self._subs.pop(ident, None)
@@ -248,7 +232,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
             process._kill(Reason.KILLED, "terminate(), after its grace")
         process._unheard()
         if self._cpu_spent():
-            self._kill(Reason.TIMEOUT, limit="limits.cpu_time", value=self.spec.limits.cpu_time)
+            self._kill(Reason.TIMEOUT, limit="limits.cpu_time", value=self._cpu_time())
 
     # ---- ending ----
 
@@ -308,7 +292,8 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         usage = commands.usage_of(used, time.monotonic() - self._began, alone)
         for process in self._processes.values():
             if process.started or alone or (process.brief and process._killing):
-                process._ended(status if alone else None, usage if alone else process.last_seen(usage), self._oom_kills())
+                its = usage if alone else process.last_seen(usage)
+                process._ended(status if alone else None, its, self._oom_kills(), self._short_of(process._ident))
         for ident in list(self._subs):
             self._leave(ident)
         if self._group is not None and self._watches:
@@ -322,7 +307,8 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         else:
             place = self._processes[1]
             reason = place._killing or Reason.LOST
-            self._exit = self._measured(Exit(None, int(_signal.SIGKILL), reason, usage, detail={"duration": usage.wall}))
+            detail: Detail = {"duration": usage.wall, "limit_value": place.limit_value}
+            self._exit = self._measured(Exit(None, int(_signal.SIGKILL), reason, usage, limit=place.limit, detail=detail))
         if self._state is State.RUNNING:
             self._move(Event.GONE)
         if self._channel is not None:
@@ -332,7 +318,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         """With the cgroup's figures where there is one: they count everything that was ever in it."""
         if self._group is None:
             return exit
-        return commands.measured(exit, self._group, self.spec)
+        return commands.measured(exit, self._group)
 
     async def _end(self, actions: tuple[Action, ...]) -> None:
         if os.getpid() != self._owner:  # a fork of the host program leaves a block that is not its own
@@ -419,7 +405,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         for process in self._processes.values():
             if process._exit is None and process._killing is None and not process.is_over():
                 process.look(self._group is None)
-                process._killing, process._killed_by = reason, by
+                process._doom(reason, by)
                 process.limit, process.limit_value = limit, value
             process._expect_word(reason)
         if self._main is None or not self._main.is_over():

@@ -14,7 +14,7 @@ from .errors import CgroupError, CrecheError
 
 if TYPE_CHECKING:
     from .cgroups import BoxEvent, Events, ProcessFigures, Stats
-    from .cgroups.group import Group
+    from .cgroups.group import Group, Sub
     from .cgroups.notify import Watch
     from .results import Exit
     from .spec.limits import Limits
@@ -36,10 +36,13 @@ class Limited:
         spec: Spec
         _group: Group | None
         _exit: Exit | None
+        _subs: dict[int, Sub]
         _watches: list[Watch]
         _last_events: Events | None
 
-        def _look(self) -> None: ...
+        @property
+        def exit(self) -> Exit | None: ...
+        def _wake(self) -> None: ...
         async def wait(self) -> Exit: ...
 
     def _limited(self) -> Group:
@@ -53,10 +56,9 @@ class Limited:
 
     async def watch(self, interval: float = 1.0) -> AsyncIterator[Stats]:
         """`stats()` every `interval` seconds, until it ends."""
-        while self._exit is None and self._group is not None:
+        while self.exit is None and self._group is not None:
             yield self._group.stats()
             await anyio.sleep(interval)
-            self._look()
 
     async def processes(self) -> tuple[ProcessFigures, ...]:
         """Each process in it, with the pid that the host sees."""
@@ -97,6 +99,8 @@ class Limited:
     async def update(self, limits: Limits) -> None:
         """Change the limits that are given, wholly or (rolled back) not at all. Raises CgroupError, UnsupportedError."""
         self._limited().update(limits)
+        if limits.cpu_time is not None:
+            self._wake()  # whoever waits has another moment to look at the clock
 
     async def freeze(self) -> None:
         """Stop every process in it, until `thaw`; the init goes on, so the container still ends with its supervisor.
@@ -118,11 +122,35 @@ class Limited:
         group.thaw()
         await group.wait_frozen(False)
 
+    # ---- what the OOM killer did in it; the cgroup may have been removed under our feet ----
+
+    def _kills_of(self, ident: int) -> int:
+        """Processes of one command that the kernel has killed for memory, by the count of its own cgroup."""
+        with contextlib.suppress(CrecheError, KeyError):
+            return self._subs[ident].oom_kills()
+        return 0
+
+    def _short_of(self, ident: int) -> int | None:
+        """The memory limit, in bytes, that one command's OOM met; None where it was none of its own or its container's."""
+        with contextlib.suppress(CrecheError, KeyError):
+            return self._subs[ident].short_of()
+        return None
+
+    def _oom_kills(self) -> int:
+        """Processes of the whole container that the kernel has killed for memory."""
+        with contextlib.suppress(CrecheError):
+            return self._group.oom_kills() if self._group is not None else 0
+        return 0
+
     # ---- limits.cpu_time: no knob of the kernel's, so whoever waits looks at the clock ----
+
+    def _cpu_time(self) -> float | None:
+        """The limit in force: `update` may have changed it."""
+        return None if self._group is None else self._group.limits.cpu_time
 
     def _cpu_alarm(self) -> float | None:
         """The earliest moment (of time.monotonic) at which its processor time could be used up; None without that limit."""
-        limit = self.spec.limits.cpu_time
+        limit = self._cpu_time()
         if limit is None or self._group is None or self._exit is not None:
             return None
         usage = self._group.cpu_usage()
@@ -130,7 +158,7 @@ class Limited:
         return time.monotonic() + max(left / (os.cpu_count() or 1), 0.002 if left > 0 else 0.0)
 
     def _cpu_spent(self) -> bool:
-        limit = self.spec.limits.cpu_time
+        limit = self._cpu_time()
         if limit is None or self._group is None:
             return False
         usage = self._group.cpu_usage()

@@ -69,7 +69,7 @@ class Process(anyio.abc.Process):
         self.listens = False  #: its filter has a listener, which comes with the news of its start
         self.limit: str | None = None
         self.limit_value: float | None = None
-        self.kills_before = 0
+        self._struck = False  #: a SIGKILL was sent to it by `send_signal`
         self.sent = False
         self.brief = False  #: its end, where that comes soon, is told with its start: it may have neither pid nor pidfd
         self._seen: tuple[float, float, int | None] | None = None
@@ -96,15 +96,15 @@ class Process(anyio.abc.Process):
         except OSError as error:
             self.trouble = exhausted(error.errno or errno.EMFILE)
 
-    def _on_exited(self, reply: Reply, oom_kills: int) -> None:
+    def _on_exited(self, reply: Reply, oom_kills: int, short_of: float | None) -> None:
         usage = Usage(
             user=reply.user, system=reply.system, wall=time.monotonic() - self._began, memory_peak=reply.maxrss,
             blocks_read=reply.blocks_read, blocks_written=reply.blocks_written,
         )  # fmt: skip
-        self._ended(reply.status, usage, oom_kills)
+        self._ended(reply.status, usage, oom_kills, short_of)
 
-    def _ended(self, status: int | None, usage: Usage, oom_kills: int) -> None:
-        """The command is dead: `status` as wait4(2) gives it, or None where nobody can tell any more."""
+    def _ended(self, status: int | None, usage: Usage, oom_kills: int = 0, short_of: float | None = None) -> None:
+        """The command is dead: `status` as wait4(2) gives it, or None where nobody can tell any more. `short_of`: the memory limit that an OOM met."""
         if self._exit is not None:
             return
         self.started = True
@@ -116,13 +116,14 @@ class Process(anyio.abc.Process):
             code, reason = os.WEXITSTATUS(status), Reason.EXITED
         else:
             signal, reason = os.WTERMSIG(status), Reason.SIGNALED
-            kills = oom_kills > self.kills_before
-            if signal == _signal.SIGKILL and kills and self._killing in (None, Reason.TIMEOUT):
-                reason, self.limit = Reason.OOM, "limits.memory"
-            elif signal == _signal.SIGKILL and self._killing:
+            if signal == _signal.SIGKILL and self._killing:
                 reason = self._killing
+            elif signal == _signal.SIGKILL and oom_kills and not self._struck:
+                reason = Reason.OOM
             elif signal == _signal.SIGSYS and self._box.spec.security.seccomp is not None:
                 reason = Reason.SECCOMP
+        if reason is Reason.OOM:  # where no limit of its own was met, it was one above it, or the machine's end of memory
+            self.limit, self.limit_value = "limits.memory" if short_of is not None else None, short_of
         detail: Detail = {"command": self._command, "duration": usage.wall}
         if self.limit_value is not None:
             detail["limit_value"] = self.limit_value
@@ -130,7 +131,13 @@ class Process(anyio.abc.Process):
             detail["syscall"] = self._refused
         if reason is Reason.KILLED and self._killed_by:
             detail["killed_by"] = self._killed_by
-        self._exit = Exit(code, signal, reason, usage, limit=self.limit, oom_kills=max(0, oom_kills - self.kills_before), detail=detail)
+        self._exit = Exit(code, signal, reason, usage, limit=self.limit, oom_kills=oom_kills, detail=detail)
+
+    def _doom(self, reason: Reason, by: str) -> None:
+        """It is about to be killed by us; a time-out of what has lost a process to the OOM killer is that one's (it may wait for it in vain)."""
+        if reason is Reason.TIMEOUT and self._box._kills_of(self._ident):
+            reason = Reason.OOM
+        self._killing, self._killed_by = reason, by
 
     def _refuse(self, call: str) -> None:
         """It is about to be killed for a call that its filter kills for (`violations`, whose thread asks)."""
@@ -160,7 +167,7 @@ class Process(anyio.abc.Process):
         if self is self._box._main:
             self._box._strike()  # the tracer dies with all else
         else:
-            self._ended(None, self.last_seen(Usage(wall=time.monotonic() - self._began)), 0)
+            self._ended(None, self.last_seen(Usage(wall=time.monotonic() - self._began)))
             self._box._leave(self._ident)
 
     def is_over(self) -> bool:
@@ -233,6 +240,7 @@ class Process(anyio.abc.Process):
         """Send it a signal; nothing where it has ended. Raises ValueError for no signal."""
         number = signal_number(signal)
         if self._exit is None and self._pidfd >= 0:
+            self._struck = self._struck or (number == _signal.SIGKILL and not self.is_over())
             try:
                 _signal.pidfd_send_signal(self._pidfd, number)
             except ProcessLookupError:
@@ -252,8 +260,8 @@ class Process(anyio.abc.Process):
     def _kill(self, reason: Reason, by: str = "") -> None:
         self._box._look()
         if not self.is_over():
-            self._killing = self._killing or reason
-            self._killed_by = self._killed_by or by
+            if self._killing is None:
+                self._doom(reason, by)
             self.send_signal(_signal.SIGKILL)
         self._expect_word(reason)
 

@@ -195,7 +195,13 @@ def _oom(exit: Exit, detail: Detail, after: str) -> str:
 def _timeout(exit: Exit, detail: Detail, after: str) -> str:
     limit, value = exit.limit or "timeout", detail.get("limit_value")
     kind = "processor time" if limit.endswith("cpu_time") else "time"
-    return f"used up its {kind}{after}; {limit}{f' is {format_seconds(value)}' if value is not None else ' ended it'}"
+    return f"used up its {kind}{after}; {limit}{f' is {format_seconds(value)}' if value is not None else ' ended it'}{_waits(exit.usage)}"
+
+
+def _waits(usage: Usage) -> str:
+    """What kept it from its work for a while, where that may be why it was late."""
+    waits = (("limits.cpus held it back", usage.throttled or 0), ("it waited for memory", usage.stalled or 0))
+    return "".join(f"; {what} for {format_seconds(long)} of that" for what, long in waits if long >= 0.01)
 
 
 def _output(exit: Exit, detail: Detail, after: str) -> str:

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 class Sub:
     """The cgroup of one command. Made by `Group.command`; the command must enter it before its first instruction."""
 
-    def __init__(self, group: Group, name: str) -> None:
+    def __init__(self, group: Group, name: str, limits: Limits | None) -> None:
         self.name = name
+        self.limits = limits  # of its own, below the container's
         self._group = group
         self._fds: list[int] | None = None
 
@@ -79,6 +80,18 @@ class Sub:
         folder = f"{self._group.folders[memory]}/{self.name}"
         return v1.oom_kills(folder) if memory.version == 1 else v2.oom_kills(folder)
 
+    def short_of(self) -> int | None:
+        """The memory limit, in bytes, at which memory ran out: its own, or its container's; None where neither did."""
+        memory = self._group.home("memory")
+        if memory is None:
+            return None
+        box = self._group.folders[memory]
+        ran_out = v1.ran_out if memory.version == 1 else v2.ran_out
+        for limits, folder in ((self.limits, f"{box}/{self.name}"), (self._group.limits, box)):
+            if limits is not None and limits.memory is not None and ran_out(folder):
+                return limits.memory
+        return None
+
     def pids(self) -> tuple[int, ...]:
         """The processes in it, its own descendants included."""
         return reading.pids(next(iter(self.own.values())))
@@ -120,7 +133,7 @@ class Group:
 
     def command(self, name: str, limits: Limits | None = None) -> Sub:
         """Make the cgroup of one command, with limits of its own below the container's. Raises CgroupError."""
-        sub = Sub(self, check_name(name))
+        sub = Sub(self, check_name(name), limits)
         made: list[str] = []
         try:
             for hierarchy, folder in sub.own.items():
@@ -213,6 +226,10 @@ class Group:
         if memory is None:
             return None
         return v1.peak(self.folders[memory]) if memory.version == 1 else v2.peak(self.folders[memory])
+
+    def stalled(self) -> float | None:
+        """Seconds in which some process of it waited for memory (PSI); None where the kernel does not count that."""
+        return v2.stalled(self.unified) if self.unified is not None else None
 
     def cpu_usage(self) -> CpuFigures | None:
         """Processor time of everything that ran in it; None where nothing counts it."""

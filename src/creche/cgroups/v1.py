@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 CONTROLLER = {"io": "blkio"}
 """Version 1's word for a controller that version 2 renamed."""
 
+_BATCH = 64 * os.sysconf("SC_PAGE_SIZE")  # the kernel charges pages to a cgroup by so many at once (mm/memcontrol.c, MEMCG_CHARGE_BATCH)
 _UNLIMITED = 1 << 62  # memory.limit_in_bytes of no limit is the largest multiple of a page below 2**63
 _READ = {"rbps": "read_bps_device", "riops": "read_iops_device"}
 _V2 = "boot with cgroup version 2 (systemd.unified_cgroup_hierarchy=1), which has it"
@@ -182,3 +184,9 @@ def events(memory: str | None, pids: str | None) -> Events:
 def oom_kills(folder: str) -> int:
     """How many processes of this very cgroup the OOM killer took."""
     return files.pairs(files.read_or(f"{folder}/memory.oom_control")).get("oom_kill", 0)
+
+
+def ran_out(folder: str) -> bool:
+    """Whether it was ever full to its own limit. By the peak: memory.memsw.failcnt does not count on newer kernels (6.18)."""
+    most, limit = peak(folder), files.number(files.read_or(f"{folder}/memory.limit_in_bytes"))
+    return most is not None and limit is not None and most >= limit - _BATCH

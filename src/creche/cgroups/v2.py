@@ -142,6 +142,12 @@ def pressure(folder: str) -> dict[str, Pressure]:
     return found
 
 
+def stalled(folder: str) -> float | None:
+    """Seconds in which something here waited for memory, or None where there is no memory.pressure."""
+    text = files.read_or(f"{folder}/memory.pressure")
+    return _pressure(text).some_total if text else None
+
+
 def _pressure(text: str) -> Pressure:
     values: dict[str, float] = {}
     for line in text.splitlines():
@@ -171,3 +177,8 @@ def events(folder: str) -> Events:
 def oom_kills(folder: str) -> int:
     """How many processes the OOM killer took here and below."""
     return files.pairs(files.read_or(f"{folder}/memory.events")).get("oom_kill", 0)
+
+
+def ran_out(folder: str) -> bool:
+    """Whether memory ran out at its own limit or at one below it (cgroup-v2.rst, memory.events: "oom")."""
+    return files.pairs(files.read_or(f"{folder}/memory.events")).get("oom", 0) > 0
