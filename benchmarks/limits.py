@@ -11,11 +11,9 @@ version 1 beside it, that is measured too.
 from __future__ import annotations
 
 import argparse
-import mmap
 import os
 import platform
 import resource
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -24,25 +22,12 @@ from contextlib import AsyncExitStack
 from statistics import median
 
 import anyio
+from oom import ooms
 
-from creche import Container, Limits, Reason, Spec
+from creche import Container, Limits, Spec
 from creche.cgroups import VARIABLE, find_place_async
 
 LIMITS = Limits(memory="256M", cpus=1, pids=64)
-# Writes the clock into a page that is shared with us after each page that it touches, so that the last word is from just
-# before the kernel had no more: the time to an Exit has the kernel's own search for memory in it.
-BOMB = """
-import mmap, os, struct, sys, time
-shared = mmap.mmap({fd}, 4096)
-if {child}:
-    if os.fork():
-        os.wait()
-        time.sleep(1000)
-memory = mmap.mmap(-1, 256 << 20)
-for at in range(0, len(memory), 4096):
-    memory[at] = 1
-    shared[:8] = struct.pack("q", time.monotonic_ns())
-"""
 
 
 def quickest(values: list[float]) -> float:
@@ -72,56 +57,6 @@ async def starts(program: str, runs: int, kinds: dict[str, tuple[str, Limits]]) 
             if turn > 1:
                 found[name].append(took)
     return found
-
-
-class Clock:
-    """A page that is shared with the bomb, in which it writes the time."""
-
-    def __enter__(self) -> Clock:
-        self.fd = os.memfd_create("clock")
-        os.ftruncate(self.fd, 4096)
-        self._page = mmap.mmap(self.fd, 4096)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._page.close()
-        os.close(self.fd)
-
-    def since(self) -> float:
-        """Milliseconds since it last wrote."""
-        return (time.monotonic_ns() - int.from_bytes(self._page[:8], "little")) / 1e6
-
-
-async def ooms(runs: int) -> dict[str, float]:
-    """From the last page that there was: to a bare parent's waitpid, to the Exit, to the event where a child was taken."""
-    found: defaultdict[str, list[float]] = defaultdict(list)
-    limits = Limits(memory="24M", swap=0)
-    place = await find_place_async()
-    with Clock() as clock:
-        program = [sys.executable, "-I", "-S", "-c"]
-        for turn in range(runs):
-            group = place.create(f"bare{turn}", limits)
-            sub = group.command("main")
-            bare = os.fork()
-            if not bare:
-                for fd in sub.fds:
-                    os.write(fd, b"0")
-                os.set_inheritable(clock.fd, True)
-                os.execv(program[0], [*program, BOMB.format(fd=clock.fd, child=False)])
-            os.waitpid(bare, 0)
-            found["bare"].append(clock.since())
-            group.remove()
-            for child in (False, True):
-                command = [*program, BOMB.format(fd=clock.fd, child=child)]
-                async with Container(Spec(command, limits=limits, pass_fds=[clock.fd])) as box:
-                    if child:
-                        async for event in box.events():
-                            if event.kind == "oom_kill":
-                                break
-                    else:
-                        assert (await box).reason is Reason.OOM
-                    found["event" if child else "exit"].append(clock.since())
-    return {name: median(values) for name, values in found.items()}
 
 
 async def stats(runs: int) -> float:
@@ -174,6 +109,19 @@ async def live(count: int) -> Iterator[str]:
     )
 
 
+def told(found: dict[str, list[float]]) -> Iterator[str]:
+    """Rows of the OOMs: from the kernel's decision where it could be seen, and from the last page that there was."""
+    for since, suffix in (("the kernel's decision (oom:mark_victim)", " decided"), ("the last page that it got", "")):
+        if f"bare{suffix}" not in found:
+            yield f"| from {since} | not seen: needs root, tracefs and Linux 6.8 | |"
+            continue
+        bare = median(found[f"bare{suffix}"])
+        yield f"| from {since} to a bare parent's waitpid, ms | {bare:.2f} | |"
+        for kind, what, bar in (("exit", "… to the main command's Exit", 5), ("event", "… to the event of a child's", 15)):
+            middle = median(found[f"{kind}{suffix}"])
+            yield f"| {what}, ms | {middle:.2f}: {middle - bare:+.2f} | {bar if suffix else ''} |"
+
+
 async def table(runs: int, count: int, program: str) -> None:
     place = await find_place_async()
     here = os.environ.get(VARIABLE) or place.kind
@@ -195,12 +143,8 @@ async def table(runs: int, count: int, program: str) -> None:
         middle, tenth = (at(took[kind]) / at(took[""]) for at in (median, quickest))
         print(f"| with limits, {kind}, ms | {median(took[kind]):.2f}: {middle:.2f} x, of the quickest tenth {tenth:.2f} x | {bar} |")
     few = max(5, runs // 10)
-    oom = await ooms(few)
-    print(f"| an OOM to a bare parent's waitpid, ms | {oom['bare']:.2f} | |")
-    print(
-        f"| the main command's OOM to its Exit, ms | {oom['exit']:.2f}: {oom['exit'] - oom['bare']:+.2f} | 5 |"
-    )
-    print(f"| a child's OOM to the event, ms | {oom['event']:.2f}: {oom['event'] - oom['bare']:+.2f} | 15 |")
+    for line in told(await ooms(few)):
+        print(line)
     print(f"| stats(), ms | {await stats(runs * 5):.3f} | 0.3 |")
     for line in await live(count):
         print(line)
