@@ -59,20 +59,23 @@ async def test_our_own_sigkill_is_no_oom_even_after_a_childs() -> None:
 
 
 @pytest.mark.parametrize(("child", "reason"), [(OOM, Reason.OOM), (OWN, Reason.TIMEOUT)], ids=["oom", "control"])
-@pytest.mark.parametrize("place", [False, True], ids=["run", "in a place"])
+@pytest.mark.parametrize("place", [False, True], ids=["whole", "in a place"])
 async def test_a_timeout_of_what_lost_a_process_for_memory_is_an_oom(child: str, reason: Reason, place: bool) -> None:
-    """It may wait for it in vain; whose death was no OOM's, is late and nothing else."""
+    """It may wait for it in vain; whose death was no OOM's, is late and nothing else. Killed as a time-out does it, once the child is dead."""
     command = [*PYTHON, LOSES.format(child, "time.sleep(1000)")]
-    if place:
-        async with Container(Spec(limits=MEMORY)) as box:
-            async with box.open(command) as process:  # so that it is late after the death, however slow the machine
-                assert process.stdout is not None and await process.stdout.receive() == b"9\n"
-            result = await box.run(command, timeout=BOUND / 10)
-    else:
-        result = await creche.run(command, limits=MEMORY, timeout=BOUND / 10)
-    assert result.stdout == b"9\n", "the machine is too slow for this test"
-    assert (result.exit.reason, result.exit.signal) == (reason, 9)
-    assert result.exit.limit == ("limits.memory" if child == OOM else "timeout")
+    async with contextlib.AsyncExitStack() as stack:
+        box = await stack.enter_async_context(Container(Spec(None if place else command, limits=MEMORY)))
+        running = await stack.enter_async_context(box.open(command)) if place else box
+        assert running.stdout is not None and await running.stdout.receive() == b"9\n"
+        if isinstance(running, Container):
+            running._kill(Reason.TIMEOUT, limit="timeout")
+        else:
+            running.limit = "timeout"
+            running._kill(Reason.TIMEOUT)
+        await running.wait()
+        exit = running.exit
+    assert exit is not None and (exit.reason, exit.signal) == (reason, 9)
+    assert exit.limit == ("limits.memory" if child == OOM else "timeout")
 
 
 async def test_a_childs_oom_is_an_event_and_the_command_goes_on() -> None:
