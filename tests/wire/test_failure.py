@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno as e
+from pathlib import Path
 
 import pytest
 from plan.examples import EXAMPLES, plan
@@ -120,3 +121,4 @@ def test_keys_that_are_used_up_are_told_with_a_remedy() -> None:
     caught = error_of(Failure(SETUP, index, 0, 0, e.EDQUOT, b""), spec, compiled, compiled.command, why)
     assert isinstance(caught, SpawnError) and caught.field == "security.seccomp"
     assert "a session keyring" in str(caught) and "kernel.keys.maxkeys" in str(caught)
+    assert str(caught) in (Path(__file__).parents[2] / "docs/errors.md").read_text()
