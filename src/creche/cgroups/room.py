@@ -192,6 +192,11 @@ def remedy(two: Standing | None) -> str:
         )
     if two is None:
         return "as root: mount -t cgroup2 none /sys/fs/cgroup"
+    if os.path.isdir(two.point) and not controllers(two.point) & WORTH:
+        return (
+            "boot with cgroup version 2 alone (systemd.unified_cgroup_hierarchy=1, or cgroup_no_v1=all): its controllers are "
+            "in version 1 here, which is for root"
+        )
     if os.path.isdir("/run/systemd/system"):
         return "under systemd: Delegate=yes in the unit, or start it by systemd-run --user --scope -p Delegate=yes …"
     return (
