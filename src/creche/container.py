@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal as _signal
+import sys
 import time
 import warnings
 from collections.abc import Callable, Generator, Mapping
@@ -385,6 +386,9 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
             return
         if os.getpid() != self._owner:
             self._release()
+            return
+        if sys.is_finalizing():  # nobody asks any more, and even `open` is gone; what is left of a cgroup is swept by the next start
+            self._strike()
             return
         self._kill(Reason.KILLED, "the garbage collector")
         if self._pidfd >= 0 and not self._reaped:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import fcntl
 import os
@@ -150,7 +151,7 @@ class ReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
             self._since = 0
 
     def lines(self, encoding: str | None = None, max: int = CHUNK) -> Lines:
-        """Lines without their newline, as bytes or decoded; one longer than `max` bytes comes in pieces.
+        """Lines without their newline, as bytes or decoded; one longer than `max` bytes comes in pieces, of whole characters where it is decoded.
 
         Undecodable bytes become U+FFFD. Ends with the stream; the last line need not end with a newline. Leaving the
         loop early keeps what was read: the next reader gets it.
@@ -159,8 +160,8 @@ class ReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
             raise ValueError("max must be at least 1 byte")
         return Lines(self, encoding, max)
 
-    def _line(self, max: int) -> bytes | None:
-        """The next line of what has been read, or None where that holds no whole one."""
+    def _line(self, max: int) -> tuple[bytes, bool] | None:
+        """The next line of what has been read, and whether a newline ended it; None where that holds no whole one."""
         at = self._kept.find(b"\n", self._searched, max + 1)
         if at < 0 and len(self._kept) <= max and not (self._ended and self._kept):
             self._searched = len(self._kept)
@@ -169,7 +170,7 @@ class ReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
         line = bytes(self._kept[:end])
         del self._kept[: end + (at >= 0)]
         self._searched = 0
-        return line
+        return line, at >= 0
 
     async def _more(self) -> None:
         """Read on, waiting for what there is not yet."""
@@ -203,11 +204,19 @@ class Lines:
         stream._since += LINE
         if stream._since >= SHARE:
             await stream._turn()  # before a line is taken, so that none is lost to a cancellation
-        while (line := stream._line(self._max)) is None:
+        while (found := stream._line(self._max)) is None:
             if stream._ended:
                 raise StopAsyncIteration
             await stream._more()
-        return line.decode(self._encoding, "replace") if self._encoding else line
+        line, ended = found
+        if self._encoding is None:
+            return line
+        if not ended and not stream._ended:  # a piece: of a character that it ends within, the rest is yet to come
+            decoder = codecs.getincrementaldecoder(self._encoding)("replace")
+            if text := decoder.decode(line):
+                stream._kept[:0] = decoder.getstate()[0]
+                return text
+        return line.decode(self._encoding, "replace")
 
 
 class SendStream(_Descriptor, anyio.abc.ByteSendStream):

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import gc
 import os
+import subprocess
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -227,3 +229,20 @@ async def test_creche_keeps_few_threads_and_none_for_waiting():
         names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
         assert 0 < sum(name.startswith("creche") for name in names) <= 8
         assert sum(not name.startswith(("creche", "python", "pytest", "Trio", "libuv", "iou-")) for name in names) == 0, names
+
+
+FORGOTTEN = """
+import anyio, creche, sys
+box = creche.Container(creche.Spec(["sleep", "999"]))
+async def main():
+    await box.__aenter__()
+    print(box.pid)
+anyio.run(main, backend=sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_one_that_is_forgotten_until_the_program_ends_is_gone_without_a_word(backend):
+    done = subprocess.run([sys.executable, "-c", FORGOTTEN, backend], capture_output=True, text=True, timeout=BOUND, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    wait_for(lambda: not os.path.exists(f"/proc/{int(done.stdout)}"))
