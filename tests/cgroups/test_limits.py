@@ -136,13 +136,13 @@ def used(box: Group, seconds: float) -> float:
 @pytest.mark.slow
 def test_cpus_are_a_share_of_the_clock(group: Make, start: Callable) -> None:
     """I11. Both programs run at once, so that what else the machine does weighs on both."""
-    held, free = group(cpus=0.1), group(memory="100M")
+    held, free = group(cpus=0.03), group(memory="100M")
     for box in (held, free):
         start(box.command("main"), SPIN)
     time.sleep(0.3)
     with_limit = used(held, 1.5)
     without = used(free, 0.5)
-    assert with_limit < 0.2
+    assert with_limit < 0.1
     assert without > 2 * with_limit
     figures = held.cpu_usage()
     assert figures is not None and figures.throttled > 0 and figures.periods_throttled > 0
@@ -232,7 +232,8 @@ print(time.monotonic() - began, flush=True)
 """
     held = group(io={disk_file: {"rbps": "2M"}})
     slow = float(start(held.command("main"), read).told())
-    fast = float(start(group(memory="50M").command("main"), read).told())
+    free = group(memory="50M")  # the quickest of three: the disk may be busy with others' work for a moment
+    fast = min(float(start(free.command(f"try{n}"), read).told()) for n in range(3))
     assert slow > 0.8
     assert slow > 4 * fast
     figures = held.stats().io

@@ -58,6 +58,6 @@ class Folder:
         return {row["name"]: row["state"] for row in self.rows()}
 
     def until(self, states: dict[str, str]) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while self.ps() != states:
             assert time.monotonic() < deadline, f"{self.ps()} and not {states}"

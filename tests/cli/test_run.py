@@ -59,9 +59,9 @@ def test_exit_statuses(arguments: tuple[str, ...], status: int) -> None:
 
 def test_a_timeout_is_124_and_keeps_what_was_written() -> None:
     """As timeout(1); what the command had written before is there."""
-    run = creche("run", "--timeout", "0.7", "sh", "-c", "echo early; exec sleep 60")
+    run = creche("run", "--timeout", "2.5", "sh", "-c", "echo early; exec sleep 60")
     assert (run.returncode, run.stdout) == (124, b"early\n")
-    assert b"--timeout 0.7 is over" in run.stderr
+    assert b"--timeout 2.5 is over" in run.stderr
 
 
 def test_every_byte_is_exact(tmp_path: Path) -> None:

@@ -67,8 +67,9 @@ def test_it_goes_on_until_its_reader_has_enough(tmp_path: Path) -> None:
             command, cwd=folder.path, env=folder.env, stdout=subprocess.PIPE, text=True
         ) as stats:
             assert stats.stdout is not None
-            seen = [json.loads(stats.stdout.readline()) for _ in range(3)]
-            assert seen[0]["cpu"]["user"] < seen[2]["cpu"]["user"]
+            first = json.loads(stats.stdout.readline())["cpu"]["user"]
+            while json.loads(stats.stdout.readline())["cpu"]["user"] <= first:
+                pass  # on a busy machine it may get nothing for a while
             stats.send_signal(signal.SIGINT)
             stats.stdout.close()
             assert stats.wait(20) in (0, 141)

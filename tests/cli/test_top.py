@@ -84,7 +84,7 @@ def test_its_keys_act(window: Window, folder: Folder) -> None:
     window.until("── rude")
     window.press("s")
     window.until("1 of 2 ready")
-    assert folder.row("rude")["state"] == "down" and folder.row("db")["state"] == "ready"
+    folder.until({"db": "ready", "rude": "down"})
     window.until("s start")
     window.press("s")
     window.until("2 of 2 ready")

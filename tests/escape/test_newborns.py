@@ -18,11 +18,9 @@ from needs import needs
 pytestmark = needs("userns", "native")
 
 NEWBORNS = TOOLS + """
-import time
 seen, got, own = set(), [], os.getpid()
 ready = os.write(1, b"ready\\n")
-end = time.monotonic() + float(sys.argv[1])
-while time.monotonic() < end:
+while not os.path.exists("/tmp/end"):
     for name in os.listdir("/proc"):
         if name.isdigit() and int(name) not in (1, own):
             pid = int(name)
@@ -45,21 +43,21 @@ def test_e3_newborn_commands_give_nothing_away() -> None:
     """A guest that reads every process it sees, while commands are born: between fork and exec one has the init's memory."""
 
     async def body(box: creche.Container) -> Any:
-        async with box.open(["python3", "-I", "-c", NEWBORNS, "3"]) as spy:
+        async with box.open(["python3", "-I", "-c", NEWBORNS]) as spy:
             assert spy.stdout is not None
             await spy.stdout.receive()
-            count = 0
-            with anyio.move_on_after(2.5):
-                while True:
-                    await box.run(["true"], env={"TOKEN": "public"})
-                    count += 1
+            count, end = 0, anyio.current_time() + 2.5
+            while count <= 50 or anyio.current_time() < end:  # on a busy machine it takes longer
+                await box.run(["true"], env={"TOKEN": "public"})
+                count += 1
+            await box.put("/tmp/end", b"")
             out = b""
             async for part in spy.stdout:
                 out += part
-            return count, json.loads(out)
+            return json.loads(out)
 
-    count, (seen, got) = inside(body, Spec(security=NO_FILTER))
-    assert count > 50 and seen > 5
+    seen, got = inside(body, Spec(security=NO_FILTER))
+    assert seen > 5
     assert got == []
 
 

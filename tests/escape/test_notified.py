@@ -293,12 +293,14 @@ async def test_i_a_memory_that_never_comes_holds_up_nobody_but_its_reader(monkey
     monkeypatch.setattr(Listener, "path", path)
     code = """
 threading.Thread(target=tried, args=(call, MKDIRAT, -100, b"/tmp/slow", 0o700)).start()
-time.sleep(0.05)
+sys.stdin.readline()
 tell(tried(call, MKDIRAT, -100, b"/tmp/quick", 0o755))
 """
     async with Container(guest(code)) as box, anyio.create_task_group() as tasks:
+        assert box.stdin is not None
         slow = await first(box)
         tasks.start_soon(slow.path)
+        await box.stdin.send(b"\n")
         quick = await first(box)
         assert await quick.path() == "/tmp/quick" and quick.deny(errno.EXDEV)
         assert await told(box) == "EXDEV"

@@ -23,7 +23,7 @@ pytestmark = [needs("native", "userns"), pytest.mark.slow]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RUNNER = [sys.executable, str(EXAMPLES / "job_runner")]
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def run(*words: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -81,7 +81,7 @@ def stubborn(tmp_path: Path, token: str) -> Path:
 
 @pytest.mark.parametrize("loop", ["asyncio", "trio", "uvloop"])
 def test_the_programs_of_the_example_end_as_they_should(loop: str) -> None:
-    done = run(EXAMPLES / "programs", "-j", 4, "--timeout", 4, "--max-output", "20K", "--loop", loop)
+    done = run(EXAMPLES / "programs", "-j", 4, "--timeout", 8, "--max-output", "20K", "--loop", loop)
     assert done.returncode == 1 and done.stderr == ""
     ends = {name: cells[:2] for name, cells in table(done.stdout).items()}
     assert ends == {

@@ -24,7 +24,7 @@ from needs import missing, needs
 pytestmark = [needs("native", "userns"), pytest.mark.slow]
 
 SERVICE = [sys.executable, str(Path(__file__).parents[2] / "examples" / "run_service")]
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 class Service:
@@ -145,11 +145,11 @@ def test_who_goes_away_takes_the_program_along(loop: str, token: str) -> None:
 
 
 def test_bounds_hold_and_are_told() -> None:
-    with service("--timeout", "1.5", "--max-output", "10K") as it:
+    with service("--timeout", "5", "--max-output", "10K") as it:
         with it.run("import sys, time; sys.stdout.write('x\\n'); time.sleep(1000)") as stream:
             *before, (name, end) = stream
         assert ("output", {"stream": "out", "text": "x\n"}) in before
-        assert (name, end["reason"]) == ("exit", "timeout") and "timeout is 1.5 s" in end["sentence"]
+        assert (name, end["reason"]) == ("exit", "timeout") and "timeout is 5 s" in end["sentence"]
         with it.run("while True: print('x' * 100)") as stream:
             *before, (name, end) = stream
         assert end["reason"] == "output_limit"
@@ -292,7 +292,7 @@ OUTPUT = "document.querySelector('#output').textContent"
 
 @needs("chromium", "chromedriver")
 def test_a_program_is_typed_and_its_output_is_seen_while_it_runs(page: Browser, tmp_path: Path) -> None:
-    page.type("#program", "import time\nprint('one')\ntime.sleep(0.5)\nprint('<b>two</b>')")
+    page.type("#program", "import time\nprint('one')\ntime.sleep(4)\nprint('<b>two</b>')")
     page.click("#run")
     page.until(f"{OUTPUT} === 'one\\n' && {STATE} === 'running'", "the first line, and it runs still")
     page.until(f"{STATE} === 'good'", "it ended well")

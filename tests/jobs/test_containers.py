@@ -15,6 +15,8 @@ from needs import needs
 
 pytestmark = needs("userns")
 
+SLEEPER = ["sleep", f"1234.{os.getpid()}"]  # no other run's, which may go on beside this one
+
 
 @pytest.fixture(params=["memory", "file"])
 def path(request, tmp_path):
@@ -37,7 +39,7 @@ async def test_jobs_run_in_containers_of_their_own(path):
 
 async def test_a_cancelled_job_and_a_queue_that_is_left_end_their_processes(path, tmp_path):
     async with JobQueue(path, workers=2) as queue:
-        jobs = [await queue.submit(["sleep", "1234"]) for _ in range(2)]
+        jobs = [await queue.submit(SLEEPER) for _ in range(2)]
         with anyio.fail_after(30):
             while (await queue.progress()).running < 2 or len(sleepers()) < 2:
                 await anyio.sleep(0.01)
@@ -56,7 +58,7 @@ def sleepers():
                 line = file.read()
         except OSError:
             continue
-        if line == b"sleep\x001234\x00":
+        if line == "".join(f"{word}\0" for word in SLEEPER).encode():
             found.append(pid)
     return found
 

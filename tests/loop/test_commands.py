@@ -187,7 +187,7 @@ async def test_a_run_that_was_not_told_of_yet_ends_with_its_place():
 
 async def test_a_timeout_ends_the_command_and_not_the_place():
     async with Container(Spec()) as box:
-        result = await box.run(shell("echo before; sleep 1000"), timeout=0.3)
+        result = await box.run(shell("echo before; sleep 1000"), timeout=1.5)
         assert (result.exit.reason, result.stdout) == (Reason.TIMEOUT, b"before\n")
         for timeout in (0, 0.001, 0.003):
             assert (await box.run(SLEEPER, timeout=timeout)).exit.reason is Reason.TIMEOUT

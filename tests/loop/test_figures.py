@@ -38,4 +38,4 @@ async def test_what_never_ran_has_no_exit() -> None:
 async def test_a_timeout_tells_what_was_used_until_then() -> None:
     result = await creche.run(["python3", "-c", "while True: pass"], timeout=2)
     assert result.exit.reason is Reason.TIMEOUT
-    assert result.exit.usage.user > 0.2
+    assert result.exit.usage.user + result.exit.usage.system > 0.02  # of two seconds, however many others want the processors

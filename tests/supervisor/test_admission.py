@@ -33,7 +33,7 @@ async def test_so_many_run_at_once_and_the_next_is_let_in_when_one_is_gone(world
 
 
 async def test_so_many_start_at_once(world):
-    child = world.child("w", count=6, readiness=Delay(0.01), depends_on=[])
+    child = world.child("w", count=6, readiness=Delay(0.05), depends_on=[])
     async with Supervisor([child], admission=Admission(starting=2)) as sup:
         most = 0
         while any(view.state != "ready" for view in sup.children.values()):
@@ -87,7 +87,7 @@ async def test_who_is_cancelled_while_he_waits_holds_nobody_up():
         tasks.start_soon(admission.enter, "t", 90)
         await settle()
         tasks.cancel_scope.cancel()
-    with anyio.fail_after(1):
+    with anyio.fail_after(20):
         admission.leave(await admission.enter("t", 40))
     admission.leave(held)
     assert admission.waiting == 0
@@ -98,7 +98,7 @@ async def test_a_stop_gets_in_while_a_child_waits_to_be_let_in(world):
     async with Supervisor(children, admission=Admission(running=1)) as sup:
         await settle()
         (waiting,) = [name for name, view in sup.children.items() if view.state == "admission"]
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             await sup.stop(waiting)
         assert sup[waiting].state == "down"
 
@@ -108,11 +108,11 @@ async def test_how_long_each_waited_is_told(world):
     async with Supervisor(children, admission=Admission(running=1)) as sup:
         reader = sup.events()
         await settle()
-        await anyio.sleep(0.02)
+        await anyio.sleep(0.5)
         await sup.stop(next(name for name, view in sup.children.items() if view.state == "ready"))
         await sup.wait_ready()
     first, second = [event.waited async for event in reader if isinstance(event, ChildStarting)]
-    assert second >= 0.02 > first
+    assert second >= 0.5 > first  # a busy machine may hold up the first for a moment too
 
 
 async def test_what_never_fits_is_refused_when_it_is_taken_on():

@@ -110,7 +110,7 @@ async def test_a_stop_signal_lets_the_program_end_by_itself(anyio_backend):
 async def test_a_command_inside_tells_that_it_is_ready(anyio_backend):
     child = ChildSpec(
         "probe",
-        shell("sleep 0.05; touch /tmp/up; sleep 1000"),
+        shell("sleep 0.3; touch /tmp/up; sleep 1000"),
         readiness=Command(["test", "-e", "/tmp/up"], every=0.01),
     )
     with anyio.fail_after(20):

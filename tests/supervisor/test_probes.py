@@ -68,22 +68,16 @@ async def test_a_get_that_is_answered_well_makes_it_ready(world, tmp_path, kind)
 
 @pytest.mark.parametrize("kind", ["port", "path"])
 async def test_whoever_accepts_is_ready_and_nobody_is_before(world, tmp_path, kind):
-    if kind == "port":
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            address = free.getsockname()[1]
-    else:
-        address = str(tmp_path / "socket")
-    child = world.child("a", readiness=Connect(address, every=0.01), shutdown=0)
-    async with Supervisor([child]) as sup:
-        with pytest.raises(TimeoutError), anyio.fail_after(0.2):
-            await sup.wait_ready()
-        assert sup["a"].state == "starting"
-        if kind == "port":
-            listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=address)
-        else:
-            listener = await anyio.create_unix_listener(address)
-        async with listener:
-            with anyio.fail_after(10):
+    with socket.socket(socket.AF_INET if kind == "port" else socket.AF_UNIX) as listener:
+        listener.bind(("127.0.0.1", 0) if kind == "port" else str(tmp_path / "socket"))  # nobody else's, and nobody listens
+        address = listener.getsockname()[1] if kind == "port" else listener.getsockname()
+        child = world.child("a", readiness=Connect(address, every=0.01), shutdown=0)
+        async with Supervisor([child]) as sup:
+            with pytest.raises(TimeoutError), anyio.fail_after(0.2):
+                await sup.wait_ready()
+            assert sup["a"].state == "starting"
+            listener.listen()
+            with anyio.fail_after(20):
                 await sup.wait_ready()
 
 

@@ -66,7 +66,7 @@ async def test_a_new_one_that_does_not_become_ready_is_rolled_back(world):
     async with Supervisor([child], intensity=0) as sup:
         reader = sup.events()
         await sup.wait_ready()
-        changed = evolve(child, readiness=Ask(ask, every=0.001), start_timeout=0.05)
+        changed = evolve(child, readiness=Ask(ask, every=0.001), start_timeout=0.5)
         with anyio.fail_after(10):
             told = await sup.reload([changed, world.child("new")])
         assert told.failed == "w.2" and told.changed == ("w.1", "w.2")
