@@ -92,7 +92,7 @@ async def test_lines_at_the_bound(text, lines):
 @pytest.mark.parametrize("max", [4, 5, 6, 7, 65536])
 async def test_a_piece_of_text_ends_with_a_whole_character(max):
     text = "h\u00e9\u20ac\U0001f600" * 20_000
-    async with Container(Spec(python(f"import sys; sys.stdout.buffer.write(({ascii(text[:4])} * 20_000).encode() + b'\\nabc\\xe2\\nd')"))) as box:
+    async with Container(Spec(python(f"import sys; sys.stdout.buffer.write(({text[:4]!a} * 20_000).encode() + b'\\nabc\\xe2\\nd')"))) as box:
         lines = [line async for line in box.stdout.lines(encoding="utf-8", max=max)]
     assert "".join(lines) == text + "abc\ufffdd"
     assert all(len(line.encode()) <= max for line in lines if "\ufffd" not in line)
