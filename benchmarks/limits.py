@@ -111,15 +111,20 @@ async def live(count: int) -> Iterator[str]:
 
 def told(found: dict[str, list[float]]) -> Iterator[str]:
     """Rows of the OOMs: from the kernel's decision where it could be seen, and from the last page that there was."""
-    for since, suffix in (("the kernel's decision (oom:mark_victim)", " decided"), ("the last page that it got", "")):
+    for since, suffix in (
+        ("the kernel's decision (oom:mark_victim)", " decided"),
+        ("the victim's SIGKILL, once the kernel has logged the decision,", " struck"),
+        ("the last page that it got", ""),
+    ):
         if f"bare{suffix}" not in found:
             yield f"| from {since} | not seen: needs root, tracefs and Linux 6.8 | |"
             continue
         bare = median(found[f"bare{suffix}"])
         yield f"| from {since} to a bare parent's waitpid, ms | {bare:.2f} | |"
         for kind, what, bar in (("exit", "… to the main command's Exit", 5), ("event", "… to the event of a child's", 15)):
-            middle = median(found[f"{kind}{suffix}"])
-            yield f"| {what}, ms | {middle:.2f}: {middle - bare:+.2f} | {bar if suffix else ''} |"
+            if f"{kind}{suffix}" in found:
+                middle = median(found[f"{kind}{suffix}"])
+                yield f"| {what}, ms | {middle:.2f}: {middle - bare:+.2f} | {bar if suffix == ' decided' else ''} |"
 
 
 async def table(runs: int, count: int, program: str) -> None:

@@ -21,7 +21,9 @@ from creche import Container, Limits, Reason, Spec
 from creche.cgroups import find_place_async
 
 TRACING = Path("/sys/kernel/tracing")
-VICTIM = re.compile(r" (\d+\.\d+): mark_victim: pid=\d+ comm=(\S+) ")
+VICTIM = re.compile(r" (\d+\.\d+): mark_victim: pid=(\d+) comm=(\S+) ")
+STRUCK = r"-{pid} .* (\d+\.\d+): signal_deliver: sig=9 "
+EVENTS = ("oom/mark_victim", "signal/signal_deliver")
 KINDS = ("bare", "exit", "event")
 # Bears a name by which its death is found again. Writes the clock into a page that is shared with us after each page that it
 # touches, so that the last word is from just before the kernel had no more.
@@ -64,20 +66,23 @@ class Decisions:
     def __init__(self, instance: Path) -> None:
         self._instance = instance
 
-    def of(self, name: str) -> float:
-        """When the kernel decided to kill the process of this name, in nanoseconds of CLOCK_MONOTONIC."""
-        found = [float(when) * 1e9 for when, comm in VICTIM.findall((self._instance / "trace").read_text()) if comm == name]
+    def of(self, name: str) -> tuple[float, float]:
+        """When the kernel decided to kill the process of this name, and when that one met its SIGKILL, in nanoseconds of CLOCK_MONOTONIC."""
+        text = (self._instance / "trace").read_text()
         (self._instance / "trace").write_text("")
+        found = [(when, pid) for when, pid, comm in VICTIM.findall(text) if comm == name]
         assert len(found) == 1, (name, found)
-        return found[0]
+        when, pid = found[0]
+        struck = re.findall(STRUCK.format(pid=pid), text)
+        return float(when) * 1e9, float(struck[0]) * 1e9 if struck else float("nan")
 
 
 @contextlib.contextmanager
 def decisions() -> Iterator[Decisions | None]:
     """A tracefs instance that records them, removed afterwards; None where there can't be one."""
-    instance, event = TRACING / f"instances/creche-{os.getpid()}", "events/oom/mark_victim"
+    instance = TRACING / f"instances/creche-{os.getpid()}"
     try:
-        told = "comm" in (TRACING / event / "format").read_text()
+        told = "comm" in (TRACING / "events/oom/mark_victim/format").read_text()
     except OSError:
         told = False
     if not told or not os.access(TRACING / "instances", os.W_OK):
@@ -86,7 +91,8 @@ def decisions() -> Iterator[Decisions | None]:
     instance.mkdir()
     try:
         (instance / "trace_clock").write_text("mono")
-        (instance / event / "enable").write_text("1")
+        for event in EVENTS:
+            (instance / "events" / event / "enable").write_text("1")
         yield Decisions(instance)
     finally:
         instance.rmdir()
@@ -95,7 +101,8 @@ def decisions() -> Iterator[Decisions | None]:
 async def ooms(runs: int) -> dict[str, list[float]]:
     """Milliseconds to a bare parent's waitpid ("bare"), to the Exit ("exit"), and to the event where a child was taken ("event").
 
-    The three take turns. Under their own names from the last page that there was; with " decided" from the kernel's decision.
+    The three take turns. Under their own names from the last page that there was; with " decided" from the kernel's decision; with
+    " struck" from the moment at which the victim meets its SIGKILL, before which the kernel writes to its log, and so to its console.
     """
     found: defaultdict[str, list[float]] = defaultdict(list)
     limits = Limits(memory="24M", swap=0)
@@ -108,7 +115,10 @@ async def ooms(runs: int) -> dict[str, list[float]]:
                 told = await (bare(command, limits, clock.fd) if kind == "bare" else contained(command, limits, clock.fd))
                 found[kind].append((told - clock.last()) / 1e6)
                 if decided is not None:
-                    found[f"{kind} decided"].append((told - decided.of(name)) / 1e6)
+                    when, struck = decided.of(name)
+                    found[f"{kind} decided"].append((told - when) / 1e6)
+                    if kind != "event":  # which is told before that
+                        found[f"{kind} struck"].append((told - struck) / 1e6)
     return dict(found)
 
 
