@@ -13,7 +13,7 @@ import pytest
 from jeepney import MessageType
 from jeepney.low_level import HeaderFields, Message, Parser
 
-from creche.cgroups import choose, find_place, find_place_async, reset, systemd
+from creche.cgroups import choose, find_place, find_place_async, reset, room, systemd
 from creche.cgroups.applying import cpulist
 from creche.cgroups.dbus import connected
 from creche.cgroups.hierarchy import Hierarchy, Standing, memberships, standings
@@ -370,3 +370,26 @@ def test_a_bus_address_that_makes_no_sense() -> None:
     names = {"DBUS_SESSION_BUS_ADDRESS": "tcp:host=x", "DBUS_SYSTEM_BUS_ADDRESS": "tcp:host=x"}
     with pytest.raises(CgroupError, match="BUS_ADDRESS"):
         systemd.bus_path(names)
+
+
+@pytest.mark.parametrize("when", ["never", "before", "meanwhile"])
+def test_nobody_elses_process_is_moved_to_make_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, when: str) -> None:
+    """In a cgroup of our own, which must be empty to have children with controllers; ours are moved, as the control shows."""
+    ours, stranger = os.getpid(), 1
+    inside = {ours} | ({stranger} if when == "before" else set())
+    moved: list[str] = []
+
+    def write(path: str, pid: str) -> None:
+        moved.append(pid)
+        inside.discard(int(pid))
+        if when == "meanwhile":
+            inside.add(stranger)
+
+    for name, text in (("procs", ""), ("subtree_control", ""), ("controllers", "memory pids"), ("events", "populated 1")):
+        (tmp_path / f"cgroup.{name}").write_text(text)
+    monkeypatch.setattr(room.files, "pids", lambda folder: tuple(inside))
+    monkeypatch.setattr(room.files, "write", write)
+    found = room.below(Standing(2, str(tmp_path.parent), str(tmp_path), frozenset(), False), told=str(tmp_path))
+    assert (found.folder is not None) is (when == "never")
+    assert moved == ([] if when == "before" else [str(ours)])
+    assert when == "never" or "not ours to move (1)" in found.reasons[0]

@@ -58,13 +58,19 @@ def below(two: Standing, *, moving: bool = True, told: str | None = None) -> Roo
         return Room(reasons=(f"{own} has no controllers (its parent's cgroup.subtree_control gives none)",))
     if beneath(own) and not files.pids(own):
         return Room(own, controllers(own))
-    strangers = set(files.pids(own)) - family()
-    if strangers:
-        who = ", ".join(map(str, sorted(strangers)[:5]))
-        return Room(reasons=(f"{own} also holds processes that are not ours to move ({who})",))
+    if held := _held(own):
+        return Room(reasons=(held,))
     if not moving:
         return Room(reasons=(f"{own} holds this process",))
     return _move(own)
+
+
+def _held(own: str) -> str | None:
+    """Who in the cgroup *own* is none of ours, or None."""
+    strangers = set(files.pids(own)) - family()
+    strangers &= set(files.pids(own))  # a child of ours that has ended meanwhile is none
+    who = ", ".join(map(str, sorted(strangers)[:5]))
+    return f"{own} also holds processes that are not ours to move ({who})" if strangers else None
 
 
 def _move(own: str) -> Room:
@@ -77,6 +83,8 @@ def _move(own: str) -> Room:
             inside = files.pids(own)
             if not inside:
                 break
+            if held := _held(own):  # somebody else has been put here since
+                return Room(reasons=(held,))
             for pid in inside:
                 try:
                     files.write(f"{leaf}/cgroup.procs", str(pid))
