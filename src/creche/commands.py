@@ -88,13 +88,13 @@ def account(spec: Spec, machine: Machine, plan: Plan) -> Account | None:
 async def look_up(spec: Spec, plan: Plan, read: Callable[[str, int], Awaitable[bytes]]) -> Account:
     """Who the command is by the container's own /etc/passwd and /etc/group; numbers always win over names."""
     ref = spec.user_ref
-    users = _table(await _maybe(read, "/etc/passwd"), 7)
-    groups = _table(await _maybe(read, "/etc/group"), 4)
+    users, no_users = await _table(read, "/etc/passwd", 7)
+    groups, no_groups = await _table(read, "/etc/group", 4)
     uid, gid, home, name = plan.who.uid, plan.who.gid, None, None
     if ref is not None and ref.name is not None:
         row = next((row for row in users if row[0] == ref.name), None)
         if row is None:
-            raise SpecError("user", spec.user, "the container's /etc/passwd has no such user: give a uid, or add a line there")
+            raise SpecError("user", spec.user, f"the container's /etc/passwd {no_users or 'has no such user'}: give a uid, or add a line there")
         name, uid, gid, home = row[0], int(row[2]), int(row[3]), row[5]
     elif ref is not None and ref.uid is not None:
         uid = ref.uid
@@ -102,40 +102,37 @@ async def look_up(spec: Spec, plan: Plan, read: Callable[[str, int], Awaitable[b
     if ref is not None and ref.gid is not None:
         gid = ref.gid
     elif ref is not None and ref.group is not None:
-        gid = _group(ref.group, groups, "user", spec.user)
+        gid = _group(ref.group, groups, "user", spec.user, no_groups)
     if spec.groups is not None:
-        extra = [item if isinstance(item, int) else _group(item, groups, "groups", item) for item in spec.groups]
+        extra = [item if isinstance(item, int) else _group(item, groups, "groups", item, no_groups) for item in spec.groups]
     else:
         extra = [int(row[2]) for row in groups if name is not None and name in row[3].split(",") and int(row[2]) != gid]
         extra = [item for item in extra if plan.who.maps_group(item)]
     return Account(uid, gid, tuple(extra), home)
 
 
-async def _maybe(read: Callable[[str, int], Awaitable[bytes]], path: str) -> bytes:
+async def _table(read: Callable[[str, int], Awaitable[bytes]], path: str, columns: int) -> tuple[list[list[str]], str]:
+    """The lines of passwd(5) or group(5) that are whole, and why there are none; the rest of a hostile file is passed over."""
     try:
-        return await read(path, _ACCOUNTS)
-    except OSError:
-        return b""
-
-
-def _table(content: bytes, columns: int) -> list[list[str]]:
-    """The lines of passwd(5) or group(5) that are whole; the rest of a hostile file is passed over."""
+        content = await read(path, _ACCOUNTS)
+    except OSError as error:
+        return [], f"can't be read ({os.strerror(error.errno or 0)})"
     rows = []
     for line in content.decode("utf-8", "surrogateescape").split("\n"):
         row = line.split(":")
         if len(row) == columns and _is_id(row[2]) and (columns == 4 or _is_id(row[3])):
             rows.append(row)
-    return rows
+    return rows, ""
 
 
 def _is_id(word: str) -> bool:
     return word.isascii() and word.isdecimal() and len(word) < 11 and int(word) < 2**32 - 1
 
 
-def _group(name: str, rows: list[list[str]], field: str, value: object) -> int:
+def _group(name: str, rows: list[list[str]], field: str, value: object, unread: str) -> int:
     row = next((row for row in rows if row[0] == name), None)
     if row is None:
-        raise SpecError(field, value, f"the container's /etc/group has no group {name!r}: give a gid, or add a line there")
+        raise SpecError(field, value, f"the container's /etc/group {unread or f'has no group {name!r}'}: give a gid, or add a line there")
     return int(row[2])
 
 

@@ -236,6 +236,21 @@ def test_who_is_not_known_inside_is_an_error(accounts: dict[str, object], field:
 
 @many_ids
 @needs("busybox")
+@pytest.mark.parametrize("what", ["a fifo", "larger than is read"])
+@pytest.mark.parametrize(("file", "fields"), [("passwd", {"user": "ann"}), ("group", {"groups": ["staff"]})])
+def test_a_file_of_names_that_can_not_be_read_is_said_to_be_so(image: Path, accounts: dict[str, object], what: str, file: str, fields: dict[str, object]) -> None:
+    path = image / "etc" / file
+    path.unlink()
+    if what == "a fifo":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(b"x" * (2 << 20))
+    with pytest.raises(SpecError, match=rf"container's /etc/{file} can't be read \((Invalid argument|File too large)\): give a .id"):
+        run(["true"], **{**accounts, **fields})
+
+
+@many_ids
+@needs("busybox")
 def test_the_hosts_accounts_do_not_count(accounts: dict[str, object]) -> None:
     with pytest.raises(SpecError):
         run(["true"], user="daemon", **accounts)
