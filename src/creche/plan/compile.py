@@ -115,8 +115,9 @@ def descriptors_of(spec: Spec) -> tuple[Descriptor, ...]:
 
 _OF_ITS_OWN = ("command", "env", "inherit_env")
 _rest = attrgetter(*(item.name for item in fields(Spec) if item.name not in _OF_ITS_OWN))
+_around = attrgetter(*(item.name for item in fields(Context) if item.name not in ("base", "caller")))
 _KINDS = 16
-_kinds: tuple[tuple[tuple[object, ...], Spec, Machine, Context, Plan], ...] = ()  # the last one used comes first
+_kinds: tuple[tuple[object, Spec, Machine, Context, Plan], ...] = ()  # the last one used comes first
 
 
 def compile(spec: Spec, machine: Machine, context: Context) -> Plan:
@@ -127,28 +128,18 @@ def compile(spec: Spec, machine: Machine, context: Context) -> Plan:
     Raises SpecError and UnsupportedError for what this machine and user can't do.
     """
     global _kinds
-    rest = _rest(spec)
+    same = spec.command is None, _around(context), _rest(spec)
     for kind in _kinds:
         known, first, where, before, plan = kind
-        if machine is where and known == rest and (spec.command is None) is (first.command is None) and _alike(context, before):
+        if machine is where and known == same:
             if kind is not _kinds[0]:
                 _kinds = (kind, *(other for other in _kinds if other is not kind))
             return _adapted(plan, first, before, spec, machine, context)
     plan = _compile(spec, machine, context)
     # What a mount's own ids are outside differs among equal ones; and a file of the caller's is not kept open here.
     if not any(isinstance(mount, Bind) and mount.uid_map for mount in spec.mounts) and all(isinstance(end, str) for end in (spec.stdin, spec.stdout, spec.stderr)):
-        _kinds = ((rest, spec, machine, context, plan), *_kinds[: _KINDS - 1])
+        _kinds = ((same, spec, machine, context, plan), *_kinds[: _KINDS - 1])
     return plan
-
-
-def _alike(one: Context, other: Context) -> bool:
-    """Whether a Plan is the same in both but for the first id of its range and the variables of its caller."""
-    return (
-        one.view is other.view and one.shared is other.shared and one.held is other.held and one.nested is other.nested and one.rlimits == other.rlimits
-        and one.command_cgroups == other.command_cgroups and one.init_cgroups == other.init_cgroups and one.kernels == other.kernels
-        and one.count == other.count and one.scratch == other.scratch and one.below == other.below and one.room == other.room
-        and one.for_forks == other.for_forks
-    )  # fmt: skip
 
 
 def _adapted(plan: Plan, first: Spec, before: Context, spec: Spec, machine: Machine, context: Context) -> Plan:
