@@ -307,8 +307,12 @@ static int crowd(struct job *job, void *stack, size_t size, unsigned int count)
 	unsigned int tenth = count / 10, made = 0;
 	int *pids = calloc(count + 1, sizeof *pids);
 	long long *times[2] = {calloc(count + 1, sizeof **times), calloc(count + 1, sizeof **times)};
-	if (!pids || !times[0] || !times[1])
-		return -1; /* and the program ends */
+	if (!pids || !times[0] || !times[1]) {
+		free(pids);
+		free(times[0]);
+		free(times[1]);
+		return -1;
+	}
 	while (made < count) {
 		long long begin = now(CLOCK_MONOTONIC), begin_used = now(CLOCK_PROCESS_CPUTIME_ID);
 		pids[made] = spawn(job, stack, size);

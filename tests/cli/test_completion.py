@@ -73,8 +73,7 @@ def test_the_tab_key(window: Window) -> None:
     ):
         window.type(typed, end="Tab")
         window.until(lambda screen, wanted=wanted: screen.splitlines()[-1].startswith(f"outer> {wanted}"))  # type: ignore[misc]
-        window.press("C-c")
-        window.until(lambda screen: screen.splitlines()[-1].rstrip() == "outer>")
+        window.cancel()
 
 
 @pytest.mark.parametrize(

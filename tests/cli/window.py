@@ -59,6 +59,18 @@ class Window:
         """Press one key, named as in tmux: C-c."""
         self._do("send-keys", key)
 
+    def cancel(self) -> None:
+        """Press C-c until the line is empty again: a shell that is just busy with it may not hear the first."""
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            self.press("C-c")
+            again = time.monotonic() + 2
+            while time.monotonic() < again:
+                if self.screen().splitlines()[-1].rstrip() == "outer>":
+                    return
+                time.sleep(0.03)
+        raise AssertionError(f"the line was never given up:\n{self.screen()}")
+
     def cursor(self) -> bool:
         """Whether the cursor is shown."""
         return self._do("display-message", "-p", "#{cursor_flag}").strip() == "1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 
 import anyio
@@ -17,6 +18,11 @@ from needs import needs
 pytestmark = needs("native", "userns")
 
 STUBBORN = shell("trap '' TERM INT HUP; echo ready; while :; do sleep 1000; done")
+
+
+def told(box):
+    """Whether it is dead, and the init's word of it lies there unread: that comes a moment after the death."""
+    return not alive(box.pid) and bool(select.select([box._channel._socket], [], [], 0)[0])
 
 
 async def ready(stream):
@@ -128,7 +134,7 @@ async def test_an_exception_in_the_block_goes_on_once_all_is_dead():
 
 async def test_ended_before_we_acted_is_exited():
     async with Container(Spec(shell("exit 3"))) as box:
-        await until(lambda: not alive(box.pid))
+        await until(lambda: told(box), "its end, dead and told")
         box.kill()
         assert (await box).reason is Reason.EXITED
     async with Container(Spec(shell("exit 3"), init=False)) as box:
@@ -141,7 +147,7 @@ async def test_ended_before_we_acted_is_exited():
 
 async def test_leaving_the_block_after_an_end_is_that_end():
     async with Container(Spec(shell("exit 3"))) as box:
-        await until(lambda: not alive(box.pid))
+        await until(lambda: told(box), "its end, dead and told")
     assert (box.exit.reason, box.exit.code) == (Reason.EXITED, 3)
 
 

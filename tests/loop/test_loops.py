@@ -183,10 +183,14 @@ async def test_the_loop_is_not_held_by_a_spawn():
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(other)
-        await creche.run(["true"])
-        seen = turns
+        for _ in range(50):  # on a busy machine a child may be done before we are back at the loop
+            before = turns
+            await creche.run(["true"])
+            if turns - before > 5:
+                break
+        else:
+            raise AssertionError(f"{turns} turns in all")
         tasks.cancel_scope.cancel()
-    assert seen > 5
 
 
 @pytest.mark.slow

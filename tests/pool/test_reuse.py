@@ -61,7 +61,9 @@ async def test_who_waits_is_served_in_turn_from_the_same_few() -> None:
             for number in range(12):
                 tasks.start_soon(use, number)
                 await until(lambda number=number: len(served) + pool.statistics().waiting == number + 1)
-        assert served == list(range(12))
+        assert sorted(served) == list(range(12))
+        # Two that are given theirs in the same turn of the loop go on in whichever order it likes: trio's is random.
+        assert all(abs(place - number) <= 1 for place, number in enumerate(served)), served
         assert pool.statistics().made == 2
 
 

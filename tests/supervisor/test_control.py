@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import tempfile
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -234,6 +235,23 @@ async def test_a_request_that_does_not_come_is_not_waited_for_ever(world, place,
 def test_a_second_one_says_who_runs_it(place):
     with pytest.raises(AlreadyRunning, match=f"the process {os.getpid()} already"), place.claim():
         pass
+
+
+def test_one_that_hangs_up_with_the_request_unread_is_told_as_ended(place):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place.socket))
+        listener.listen()
+
+        def hang_up():
+            connection, _ = listener.accept()
+            connection.recv(1, socket.MSG_PEEK)  # a close with something unread is a reset: unix(7)
+            connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(CrecheError, match="shop hung up before it had answered: it does not run any more"):
+            list(ask(place, {"do": "ping"}))
+        thread.join()
 
 
 def test_a_socket_that_a_killed_one_left_is_no_hindrance(short):

@@ -301,10 +301,13 @@ def ask(place: Place, request: dict[str, Any], *, patience: float | None = None)
                 sock.connect(path)
         except (FileNotFoundError, ConnectionRefusedError):
             raise CrecheError(f"{place.name} does not run: start it with `creche up`") from None
-        sock.sendall(json.dumps(request).encode() + b"\n")
-        with sock.makefile("rb") as answers:
-            for line in answers:
-                answer = json.loads(line)
-                if "error" in answer:
-                    raise CrecheError(str(answer["error"]))
-                yield answer
+        try:
+            sock.sendall(json.dumps(request).encode() + b"\n")
+            with sock.makefile("rb") as answers:
+                for line in answers:
+                    answer = json.loads(line)
+                    if "error" in answer:
+                        raise CrecheError(str(answer["error"]))
+                    yield answer
+        except (ConnectionResetError, BrokenPipeError):  # what was sent was not read: it ended, or thinks it too long
+            raise CrecheError(f"{place.name} hung up before it had answered: it does not run any more, or the request is too long") from None
