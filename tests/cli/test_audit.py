@@ -47,6 +47,8 @@ def test_promises_that_hold(spec: str) -> None:
 def test_what_does_not_run_is_no_success(spec: str, tmp_path: Path) -> None:
     told = creche("audit", spec, "/nowhere/at/all")
     assert told.returncode == 125 and "creche: " in told.stderr
+    told = creche("audit", spec, "true")
+    assert told.returncode == 125 and "creche audit SPEC sleep 60" in told.stderr
     bare = tmp_path / "bare.toml"
     bare.write_text("")
     assert "give one, such as sleep 60" in creche("audit", str(bare)).stderr

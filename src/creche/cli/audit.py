@@ -68,10 +68,20 @@ def _ours(spec: Spec) -> dict[str, Any]:
 
 
 async def _audited(spec: Spec) -> tuple[Finding, ...]:
-    from creche import Container
+    import anyio
+
+    from creche import Container, CrecheError
 
     async with Container(spec) as box:
-        return await box.audit()
+        try:
+            return await box.audit()
+        except CrecheError:
+            with anyio.move_on_after(1):  # it may be just dying
+                await box.wait()
+            if box.exit is None:
+                raise
+            wish = "give one that lasts in its place, as in `creche audit SPEC sleep 60`"
+            raise CrecheError(f"the command had ended before it was looked at: {wish}") from None
 
 
 def _table(found: tuple[Finding, ...]) -> str:
