@@ -61,6 +61,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.skipif("CRECHE_GUEST" in os.environ, reason="each folder that is looked into there holds a descriptor of the guest kernel's own process, for good: hostfs")
 def test_a12_there_is_no_socket_fifo_or_device_to_be_found(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     os.mkfifo(tmp_path / "door", 0o666)
@@ -187,16 +188,19 @@ print(tried(resize), tried(lambda: os.killpg(group, 0)), tried(lambda: os.tcsetp
 
 def test_g7_a_guest_with_a_terminal_has_that_one_alone() -> None:
     *others, (master, slave) = [os.openpty() for _ in range(4)]  # the last one's number is none that the guest's own could have
+    group = subprocess.Popen(["sleep", "1000"], start_new_session=True)  # nor is its, which is not among the first few of the machine
     try:
         argv = ["python3", "-I", "-c", OTHERS]
         before = os.get_terminal_size(master)
-        told = run([*argv, os.ttyname(slave), str(os.getpgrp())], tty=True).stdout.split()
+        told = run([*argv, os.ttyname(slave), str(group.pid)], tty=True).stdout.split()
         assert told[0] == b"ENOENT" and told[1:3] == [b"ESRCH", b"ESRCH"] and told[3:] == [b"done", b"22"], "the last two are its own"
         assert os.get_terminal_size(master) == before
         shown = Bind(os.ttyname(slave), "/tmp/shown", readonly=True, nodev=False)
         assert run([*argv, "/tmp/shown", "1"], tty=True, mounts=[shown], **HOST_ROOT).stdout.startswith(b"done"), "the control"
         assert os.get_terminal_size(master).columns == 22
     finally:
+        group.kill()
+        group.wait()
         for fd in (master, slave, *(fd for pair in others for fd in pair)):
             os.close(fd)
 

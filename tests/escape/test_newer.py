@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -27,7 +28,7 @@ ROWS = [
     *(Row(f"A14 {name}", "EPERM", "capable", lacks="ENOSYS") for name in ("open_tree_attr", "fsconfig", "fspick", "fsmount", "move_mount")),
     Row("F22 adjtimex", "EPERM", "privileged", lacks="EPERM"),
     Row("E5 prctl", "EPERM", "privileged", lacks="EPERM"),
-    Row("I8 notify_on_release of a hierarchy of version 1", "EPERM", "privileged", lacks="ENODEV EINVAL"),
+    Row("I8 notify_on_release of a hierarchy of version 1", "EPERM", "privileged", lacks="ENODEV EINVAL EPERM"),  # EPERM: nobody has mounted one
     Row("I8 release_agent of a hierarchy of version 1", "EPERM", "privileged, in the host's cgroup namespace", lacks="ENODEV EINVAL ENOENT"),
 ]  # fmt: skip
 
@@ -38,6 +39,7 @@ test_is_held, test_control = pair("newer", ROWS)
 
 
 @needs("x86_64")
+@pytest.mark.skipif("CRECHE_GUEST" in os.environ, reason="what runs in a guest kernel that is a process calls the machine's own vsyscall page")
 @pytest.mark.parametrize(("security", "answer"), [(Security(seccomp=SeccompRules(deny=["time"])), "second -1"), (Security(), "second ")], ids=["denied", "control: allowed"])
 def test_f20_the_vsyscall_page_is_no_way_round_the_filter(security: Security, answer: str) -> None:
     result = run(arguments("newer", ["F20 the time by the vsyscall page"]), security=security)
