@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from . import claims, commands, ranges, sharing
+from . import claims, commands, givenback, ranges
 from .branching import Branching
 from .channel import Channel
 from .communicate import alone
@@ -193,7 +193,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
             process._on_started(fds, pid)
         elif reply.type == control.EXITED and process is not None and (process.started or process.brief):
             self._ready = True
-            process._on_exited(reply, self._kills_of(reply.id), self._short_of(reply.id))
+            process._on_exited(reply, self._kills_of(reply.id))
             self._leave(reply.id)
         elif reply.type == control.OPENED and reply.id in self._asked:
             self._asked.remove(reply.id)
@@ -271,7 +271,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
             if found is None:
                 return False
             self._reaped = True
-            sharing.ended()
+            givenback.ended()
             self._buried(*found)
         return True
 
@@ -293,8 +293,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         usage = commands.usage_of(used, time.monotonic() - self._began, alone)
         for process in self._processes.values():
             if process.started or alone or (process.brief and process._killing):
-                its = usage if alone else process.last_seen(usage)
-                process._ended(status if alone else None, its, self._oom_kills(), self._short_of(process._ident))
+                process._ended(status if alone else None, usage if alone else process.last_seen(usage), self._oom_kills())
         for ident in list(self._subs):
             self._leave(ident)
         if self._group is not None and self._watches:

@@ -96,15 +96,15 @@ class Process(anyio.abc.Process):
         except OSError as error:
             self.trouble = exhausted(error.errno or errno.EMFILE)
 
-    def _on_exited(self, reply: Reply, oom_kills: int, short_of: float | None) -> None:
+    def _on_exited(self, reply: Reply, oom_kills: int) -> None:
         usage = Usage(
             user=reply.user, system=reply.system, wall=time.monotonic() - self._began, memory_peak=reply.maxrss,
             blocks_read=reply.blocks_read, blocks_written=reply.blocks_written,
         )  # fmt: skip
-        self._ended(reply.status, usage, oom_kills, short_of)
+        self._ended(reply.status, usage, oom_kills)
 
-    def _ended(self, status: int | None, usage: Usage, oom_kills: int = 0, short_of: float | None = None) -> None:
-        """The command is dead: `status` as wait4(2) gives it, or None where nobody can tell any more. `short_of`: the memory limit that an OOM met."""
+    def _ended(self, status: int | None, usage: Usage, oom_kills: int = 0) -> None:
+        """The command is dead: `status` as wait4(2) gives it, or None where nobody can tell any more."""
         if self._exit is not None:
             return
         self.started = True
@@ -123,6 +123,7 @@ class Process(anyio.abc.Process):
             elif signal == _signal.SIGSYS and self._box.spec.security.seccomp is not None:
                 reason = Reason.SECCOMP
         if reason is Reason.OOM:  # where no limit of its own was met, it was one above it, or the machine's end of memory
+            short_of = self._box._short_of(self._ident)
             self.limit, self.limit_value = "limits.memory" if short_of is not None else None, short_of
         detail: Detail = {"command": self._command, "duration": usage.wall}
         if self.limit_value is not None:

@@ -6,12 +6,11 @@ import time
 
 from ._native import lib
 
-__all__ = ["GIVEN_BACK", "ended", "failed", "mounts", "still_counted", "worth"]
+__all__ = ["failed", "mounts", "worth"]
 
 SOON = 4.0  #: seconds; less than a spawner waits for work before it lets go of what is shared (native/pool.c: IDLE_MS)
 PAUSE = 60.0  #: seconds until it is tried again where it could not be made
-GIVEN_BACK = (0.0, 0.02, 0.1, 0.4, 1.0, 2.5)  #: seconds, one after the other: a user namespace is counted down some time after its last process, with its network namespace
-_last = _not_before = _ended = -PAUSE
+_last = _not_before = -PAUSE
 
 
 def worth() -> bool:
@@ -32,14 +31,3 @@ def failed() -> None:
     global _not_before
     lib.creche_views_drop()
     _not_before = time.monotonic() + PAUSE
-
-
-def ended() -> None:
-    """A container of this process is gone."""
-    global _ended
-    _ended = time.monotonic()
-
-
-def still_counted() -> bool:
-    """Whether user namespaces that this process does not use any more may count against user.max_user_namespaces (namespaces(7))."""
-    return time.monotonic() - _ended < 2 * sum(GIVEN_BACK)

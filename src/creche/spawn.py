@@ -112,7 +112,7 @@ class Job:
         return failure is not None and self.plan.view is not None and (bool(failure.phase & VIEW) or failure.errno == e.ENOSPC)
 
     @property
-    def uncounted(self) -> bool:
+    def one_too_many(self) -> bool:
         """Whether clone3 said that a namespace would be one too many for a limit of user.max_*_namespaces (clone(2): ENOSPC)."""
         failure = self.failure
         return failure is not None and failure.detail == CLONE_FAILED and failure.errno == e.ENOSPC

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import anyio
 import attrs
 
-from . import claims, commands, ranges, sharing
+from . import claims, commands, givenback, ranges, sharing
 from .channel import Channel
 from .errors import CrecheError, SpawnError, SpecError
 from .hostview import listing
@@ -139,15 +139,15 @@ class Starting:
         if self._input is not None and plumbing.stdin is not None:
             plumbing.feed(self._input)
         command: tuple[Any, ...] = ()
-        for pause in (0.0, *sharing.GIVEN_BACK):
+        for pause in (0.0, *givenback.PAUSES):
             if pause:
                 await anyio.sleep(pause)
             command = await self._attempt(spec, machine, plumbing, cgroup_fds)
             if self._job is not None and self._job.unshared:
                 sharing.failed()
-                sharing.ended()  # of the two user namespaces that it took for this, one is given back
+                givenback.ended()  # of the two user namespaces that it took for this, one is given back
                 self._context = attrs.evolve(self._context, shared=False)
-            elif self._job is None or not self._job.uncounted or not sharing.still_counted():
+            elif self._job is None or not self._job.one_too_many or not givenback.still_counted():
                 break
         if command:
             plumbing.sent()

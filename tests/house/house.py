@@ -43,6 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "renewing",
         "starting",
         "sharing",
+        "givenback",
         "planning",
         "inspecting",
         "attempts",

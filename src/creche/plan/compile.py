@@ -154,10 +154,7 @@ def _adapted(plan: Plan, first: Spec, before: Context, spec: Spec, machine: Mach
         account = account_of(spec, machine, who)
         assert spec.command is not None and account is not None
         command = (*command[:-1], exec_step(spec, spec.command, account, context.caller))
-    return Plan(
-        parent=parent, setup=plan.setup, command=command, who=who, new=plan.new, joins=plan.joins, init=plan.init, caller_is_root=plan.caller_is_root,
-        at_once=plan.at_once, descriptors=plan.descriptors, view=plan.view, listens=plan.listens,
-    )  # fmt: skip
+    return evolve(plan, parent=parent, command=command, who=who)
 
 
 def _compile(spec: Spec, machine: Machine, context: Context) -> Plan:
