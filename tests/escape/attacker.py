@@ -44,6 +44,17 @@ def call(name: str, *arguments: object) -> int:
     return result
 
 
+def reached(name: str, *arguments: object, by: tuple[int, ...]) -> str:
+    """A call that must not go through in earnest: by an error which the kernel gives after the question of power."""
+    try:
+        call(name, *arguments)
+    except OSError as error:
+        if error.errno in by:
+            return f"past the question of power ({error.strerror})"
+        raise
+    return "went through"
+
+
 def lines(path: str) -> list[str]:
     with open(path) as file:
         return file.read().splitlines()

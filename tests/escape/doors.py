@@ -13,7 +13,7 @@ import socket
 import struct
 import tempfile
 
-from escape.attacker import ATTACKS, Held, attack, call, lines, prctl
+from escape.attacker import ATTACKS, Held, attack, call, lines, prctl, reached
 
 __all__ = ["ATTACKS"]
 
@@ -130,17 +130,6 @@ def _():
 @attack("F9 userfaultfd")
 def _():
     return f"descriptor {call('userfaultfd', 1)}"  # UFFD_USER_MODE_ONLY: what anybody may ask for
-
-
-def reached(name, *arguments, by):
-    """Calls that must not go through in earnest: by an error which the kernel gives after the question of power."""
-    try:
-        call(name, *arguments)
-    except OSError as error:
-        if error.errno in by:
-            return f"past the question of power ({error.strerror})"
-        raise
-    return "went through"
 
 
 for _name, _call, _arguments, _by in (

@@ -8,20 +8,9 @@ import fcntl
 import os
 import struct
 
-from escape.attacker import ATTACKS, Held, attack, call
+from escape.attacker import ATTACKS, Held, attack, call, reached
 
 __all__ = ["ATTACKS"]
-
-
-def reached(name, *arguments, by):
-    """A call that must not go through in earnest: by an error which the kernel gives after the question of power."""
-    try:
-        call(name, *arguments)
-    except OSError as error:
-        if error.errno in by:
-            return f"past the question of power ({error.strerror})"
-        raise
-    return "went through"
 
 
 # ---- E1: namespaces by a pidfd (ioctl_pidfd(2)) and by one another (ioctl_nsfs(2)) ----

@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 
 SLEEPER = ["sleep", "1000"]
 BOUND = 20.0  # seconds after which a test that waits has failed; nothing measures with it
@@ -74,3 +76,25 @@ def supervisor(program: str, *arguments: str) -> subprocess.Popen[str]:
         [sys.executable, "-c", program, *arguments],
         stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )  # fmt: skip
+
+
+class Turns:
+    """How many turns of the loop somebody else has had."""
+
+    taken = 0
+
+
+@asynccontextmanager
+async def others() -> AsyncIterator[Turns]:
+    """Somebody else on the loop, who takes each turn that he gets."""
+    turns = Turns()
+
+    async def other() -> None:
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns.taken += 1
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(other)
+        yield turns
+        tasks.cancel_scope.cancel()

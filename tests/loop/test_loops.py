@@ -15,7 +15,7 @@ from pathlib import Path
 import anyio
 import pytest
 import trio
-from loop.helpers import BOUND, SLEEPER, below, shell, wait_for
+from loop.helpers import BOUND, SLEEPER, below, others, shell, wait_for
 
 import creche
 from creche import Container, Reason, Spec
@@ -173,24 +173,14 @@ def test_ctrl_c_in_asyncio_run_leaves_nothing():
 
 async def test_the_loop_is_not_held_by_a_spawn():
     """Its thread does the Python half alone: while children are made, others on the loop have their turns."""
-    turns = 0
-
-    async def other():
-        nonlocal turns
-        while True:
-            await anyio.lowlevel.checkpoint()
-            turns += 1
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(other)
+    async with others() as turns:
         for _ in range(50):  # on a busy machine a child may be done before we are back at the loop
-            before = turns
+            before = turns.taken
             await creche.run(["true"])
-            if turns - before > 5:
+            if turns.taken - before > 5:
                 break
         else:
-            raise AssertionError(f"{turns} turns in all")
-        tasks.cancel_scope.cancel()
+            raise AssertionError(f"{turns.taken} turns in all")
 
 
 @pytest.mark.slow

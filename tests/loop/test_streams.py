@@ -8,7 +8,7 @@ import resource
 
 import anyio
 import pytest
-from loop.helpers import BOUND, python, shell, until
+from loop.helpers import BOUND, others, python, shell, until
 
 import creche
 from creche import Container, Spec
@@ -226,27 +226,17 @@ async def test_the_command_gets_sigpipe_where_nobody_reads():
 
 
 async def test_a_fast_writer_leaves_the_loop_to_others():
-    turns = 0
-    async with Container(Spec(["yes"])) as box, anyio.create_task_group() as tasks:
-
-        async def other():
-            nonlocal turns
-            while True:
-                await anyio.lowlevel.checkpoint()
-                turns += 1
-
-        tasks.start_soon(other)
+    async with Container(Spec(["yes"])) as box, others() as turns:
         came = 0
         while came < 64 << 20:
             came += len(await box.stdout.receive())
-        assert turns >= 10
-        turns = 0
+        assert turns.taken >= 10
+        turns.taken = 0
         async for _ in box.stdout.lines():
             came -= 1000
             if came <= 0:
                 break
-        assert turns >= 10
-        tasks.cancel_scope.cancel()
+        assert turns.taken >= 10
 
 
 async def test_lines_can_be_cancelled_however_fast_the_writer_is():

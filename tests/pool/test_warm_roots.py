@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 from pool.test_warm_defences import LOOK, look
-from state.conftest import LINKS
+from state.conftest import make_root
 
 from creche import Bind, Container, Directory, Overlay, Pool, PythonWarm, Spec, Tmpfs
 from creche.forked import Forked
@@ -27,12 +27,7 @@ KINDS = ("an overlay", "an overlay of two", "an overlay that is read-only", "a d
 def image(tmp_path: Path) -> Iterator[Path]:
     """Two folders: one that can be a root, with a module in it, and one that is laid over it."""
     tmp_path.chmod(0o755)
-    base, over = tmp_path / "base", tmp_path / "over"
-    for name in ("usr", "etc", "proc", "dev", "tmp", "app"):
-        (base / name).mkdir(parents=True)
-    for name in LINKS:
-        if os.path.islink(f"/{name}"):
-            (base / name).symlink_to(os.readlink(f"/{name}"))
+    base, over = make_root(tmp_path / "base"), tmp_path / "over"
     (base / "app" / "shop.py").write_text("PRICE = 5\n")
     (over / "app").mkdir(parents=True)
     (over / "app" / "more").write_text("more")

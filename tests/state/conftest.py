@@ -20,15 +20,20 @@ async def sh(box: Container, program: str) -> bytes:
     return result.stdout
 
 
-@pytest.fixture
-def image(tmp_path: Path) -> Iterator[Path]:
-    """A folder that can be a root, with a few files in /etc. The caller's own, whoever that is."""
-    folder = tmp_path / "image"
+def make_root(folder: Path) -> Path:
+    """A folder that can be a root, with the host's /usr bound into it."""
     for name in ("usr", "etc", "proc", "dev", "tmp", "app"):
         (folder / name).mkdir(parents=True)
     for name in LINKS:
         if os.path.islink(f"/{name}"):
             (folder / name).symlink_to(os.readlink(f"/{name}"))
+    return folder
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Iterator[Path]:
+    """A folder that can be a root, with a few files in /etc. The caller's own, whoever that is."""
+    folder = make_root(tmp_path / "image")
     (folder / "etc" / "one").write_text("1\n")
     (folder / "etc" / "two").write_text("2\n")
     os.link(folder / "etc" / "two", folder / "etc" / "twin")

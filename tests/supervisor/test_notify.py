@@ -11,6 +11,7 @@ import anyio.lowlevel
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as some
+from loop.helpers import others
 
 from creche.spec import Spec
 from creche.supervisor.notify import Notices, NotifySocket, parse
@@ -92,21 +93,11 @@ async def test_one_who_always_has_more_to_say_leaves_others_their_turns():
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as guest:
             guest.connect(f"{notify.folder}/n/socket")
-            turns = 0
-
-            async def count():
-                nonlocal turns
-                while True:
-                    await anyio.lowlevel.checkpoint()
-                    turns += 1
-
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(count)
+            async with others() as turns:
                 for number in range(100):
                     guest.send(b"STATUS=%d" % number)  # there before it is asked for, so nothing is waited for
                     assert await notify.receive() == {"STATUS": str(number)}
-                tasks.cancel_scope.cancel()
-            assert turns > 90
+            assert turns.taken > 90
     finally:
         notify.close()
 

@@ -12,6 +12,7 @@ import anyio.lowlevel
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
+from loop.helpers import others
 from supervisor.fakes import World, settle
 
 from creche.errors import SpecError
@@ -135,23 +136,14 @@ async def test_a_fifo_that_nobody_reads_is_a_file_that_cannot_be_written(world, 
 
 async def test_a_flood_of_lines_leaves_others_their_turns(world):
     """Half a million lines can come in one piece; whoever waits for a turn meanwhile gets many."""
-    async with Supervisor([world.child("w")]) as sup, anyio.create_task_group() as tasks:
+    async with Supervisor([world.child("w")]) as sup:
         await sup.wait_ready()
-        turns = 0
-
-        async def count():
-            nonlocal turns
-            while True:
-                await anyio.lowlevel.checkpoint()
-                turns += 1
-
         with sup.output("w", size=1) as lines:
             world.boxes["w"].print(b"\n" * 100_000 + b"last\n")
-            tasks.start_soon(count)
-            while (await lines.__anext__()).line != b"last":
-                pass
-            assert lines.lost > 90_000 and turns > 50
-        tasks.cancel_scope.cancel()
+            async with others() as turns:
+                while (await lines.__anext__()).line != b"last":
+                    pass
+            assert lines.lost > 90_000 and turns.taken > 50
 
 
 def test_nonsense_is_refused():
