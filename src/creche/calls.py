@@ -11,7 +11,6 @@ import anyio
 
 from .errors import CrecheError, SpecError
 from .lifecycle import State
-from .limited import earlier
 from .syscalls import Syscall, Window
 from .violations import Violation
 
@@ -125,7 +124,7 @@ class Source(Generic[T]):
     async def _news(self, calls: Calls, channel: Channel) -> None:
         """Wait for a call, or a word of the init's; and keep time meanwhile, as all do who wait for the container."""
         main = self._box._processes[1]
-        at = earlier(main._alarm_at, self._box._cpu_alarm())
+        at = main._alarm_at
         calls.watch(channel.fileno())
         try:
             with anyio.move_on_after(None if at is None else max(0.0, at - time.monotonic())) as late:

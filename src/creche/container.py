@@ -22,7 +22,7 @@ from .errors import CrecheError, SpecError
 from .grouping import Groups
 from .keeping import Keeping
 from .lifecycle import CLOSING, TELLING, Action, Event, State, step
-from .limited import Limited, earlier
+from .limited import Limited
 from .listening import Listening
 from .machine import Machine
 from .place import Place
@@ -30,7 +30,7 @@ from .plan.compile import Context, Plan
 from .process import Process, is_dead
 from .renewing import Renewing
 from .results import Detail, Exit, Reason
-from .spawn import RUNNING, Job, reap
+from .spawn import RUNNING, Job, reap, strike
 from .spec.spec import Spec
 from .starting import Starting
 from .streams import ReceiveStream, SendStream
@@ -157,6 +157,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         self._move(Event.START)
         try:
             await self._start()
+            self._watch_spending()
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await self._end(self._move(Event.FAILED))
@@ -220,20 +221,17 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         if self._channel is None:
             raise CrecheError(f"the container can't be waited for: {self._state.value}")
         while True:
-            spent = self._cpu_alarm()
-            await self._channel.until(done, lambda: earlier(process._alarm_at, spent))  # noqa: B023
+            await self._channel.until(done, lambda: process._alarm_at)
             if done() or self._channel.ended:
                 return
             self._alarm(process)
 
     def _alarm(self, process: Process) -> None:
-        """A time has come: a grace is over, or (perhaps) all processor time used."""
+        """A time has come: a grace is over, or the init should have told of a death."""
         if process._grace_ends is not None and time.monotonic() >= process._grace_ends:
             process._grace_ends = None
             process._kill(Reason.KILLED, "terminate(), after its grace")
         process._unheard()
-        if self._cpu_spent():
-            self._kill(Reason.TIMEOUT, limit="limits.cpu_time", value=self._cpu_time())
 
     # ---- ending ----
 
@@ -276,7 +274,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         return True
 
     async def _readable(self) -> None:
-        at = earlier(self._processes[1]._alarm_at, self._cpu_alarm())
+        at = self._processes[1]._alarm_at
         with contextlib.suppress(anyio.ClosedResourceError):  # nudged: a grace was set
             if at is None:
                 await anyio.wait_readable(self._pidfd)
@@ -289,6 +287,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
     def _buried(self, status: int, used: tuple[int, ...]) -> None:
         """All is dead: the last messages are in the socket, and the commands that sent none died with the init."""
         self._look()
+        self._blame_spending()
         alone = not self.spec.has_init and status >= 0
         usage = commands.usage_of(used, time.monotonic() - self._began, alone)
         for process in self._processes.values():
@@ -360,6 +359,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         for process in self._processes.values():
             process._close()
         self._wake()
+        self._unwatch_spending()
         self._deaf()
         if self._channel is not None:
             self._channel.close()
@@ -417,11 +417,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
     def _strike(self) -> None:
         """SIGKILL for its first process, and so for all."""
         if self._pidfd >= 0 and not self._reaped and os.getpid() == self._owner:
-            with contextlib.suppress(ProcessLookupError):
-                _signal.pidfd_send_signal(self._pidfd, _signal.SIGKILL)
-            with contextlib.suppress(CrecheError):
-                if self._group is not None and self._group.frozen:
-                    self._group.thaw()  # in version 1 what is frozen dies only then: freezer-subsystem.rst
+            strike(self._pidfd, self._group)
 
     def terminate(self, grace: float = 10.0) -> None:
         """Send the main command SIGTERM; after `grace` seconds everything is killed. Without a main command: `kill`."""

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import anyio
 
 from .errors import CgroupError, CrecheError
+from .results import Reason
 
 if TYPE_CHECKING:
     from .cgroups import BoxEvent, Events, ProcessFigures, Stats
     from .cgroups.group import Group, Sub
     from .cgroups.notify import Watch
+    from .process import Process
     from .results import Exit
     from .spec.limits import Limits
     from .spec.spec import Spec
+    from .spending import Spending
 
-__all__ = ["Limited", "earlier"]
+__all__ = ["Limited"]
 
 
 _KINDS = {
@@ -39,10 +40,12 @@ class Limited:
         _subs: dict[int, Sub]
         _watches: list[Watch]
         _last_events: Events | None
+        _processes: dict[int, Process]
+        _pidfd: int
+        _reaped: bool
 
         @property
         def exit(self) -> Exit | None: ...
-        def _wake(self) -> None: ...
         async def wait(self) -> Exit: ...
 
     def _limited(self) -> Group:
@@ -100,7 +103,7 @@ class Limited:
         """Change the limits that are given, wholly or (rolled back) not at all. Raises CgroupError, UnsupportedError."""
         self._limited().update(limits)
         if limits.cpu_time is not None:
-            self._wake()  # whoever waits has another moment to look at the clock
+            self._watch_spending()
 
     async def freeze(self) -> None:
         """Stop every process in it, until `thaw`; the init goes on, so the container still ends with its supervisor.
@@ -142,27 +145,37 @@ class Limited:
             return self._group.oom_kills() if self._group is not None else 0
         return 0
 
-    # ---- limits.cpu_time: no knob of the kernel's, so whoever waits looks at the clock ----
+    # ---- limits.cpu_time: no control of the kernel's, so a thread of ours looks at the figures ----
 
-    def _cpu_time(self) -> float | None:
-        """The limit in force: `update` may have changed it."""
-        return None if self._group is None else self._group.limits.cpu_time
+    _spending: Spending | None = None
 
-    def _cpu_alarm(self) -> float | None:
-        """The earliest moment (of time.monotonic) at which its processor time could be used up; None without that limit."""
-        limit = self._cpu_time()
-        if limit is None or self._group is None or self._exit is not None:
-            return None
-        usage = self._group.cpu_usage()
-        left = limit - (usage.total if usage is not None else 0.0)
-        return time.monotonic() + max(left / (os.cpu_count() or 1), 0.002 if left > 0 else 0.0)
+    def _watch_spending(self) -> None:
+        """From here on its processor time is looked at, where that is limited: at the start, with a new cgroup, or a new limit."""
+        if self._group is None or self._group.limits.cpu_time is None or self._reaped:
+            return
+        if self._spending is not None:
+            self._spending.again()
+            return
+        from .spending import Spending  # few containers have that limit
 
-    def _cpu_spent(self) -> bool:
-        limit = self._cpu_time()
-        if limit is None or self._group is None:
-            return False
-        usage = self._group.cpu_usage()
-        return usage is not None and usage.total >= limit
+        self._spending = Spending(self._group, self._pidfd)
+
+    def _unwatch_spending(self) -> None:
+        """Before its cgroup is another's, or the pidfd is closed."""
+        if self._spending is not None:
+            self._spending.close()
+            if self._spending.spent is None:  # else its end is still to be told
+                self._spending = None
+
+    def _blame_spending(self) -> None:
+        """It is dead. Where the thread has killed it: what had not ended by itself before was ended by the limit."""
+        limit = None if self._spending is None else self._spending.spent
+        if limit is None:
+            return
+        for process in self._processes.values():
+            if process._exit is None and process._killing is None:
+                process._doom(Reason.TIMEOUT, "")
+                process.limit, process.limit_value = "limits.cpu_time", limit
 
 
 def _rises(before: Events, now: Events) -> list[BoxEvent]:
@@ -173,8 +186,3 @@ def _rises(before: Events, now: Events) -> list[BoxEvent]:
         for kind, field in _KINDS.items()
         if getattr(now, kind) > getattr(before, kind)
     ]
-
-
-def earlier(one: float | None, other: float | None) -> float | None:
-    """The earlier of two moments, either of which may be none."""
-    return other if one is None else one if other is None else min(one, other)

@@ -16,7 +16,6 @@ import attrs
 from .commands import figures
 from .errors import CrecheError
 from .lifecycle import CLOSING, TELLING
-from .limited import earlier
 from .results import Detail, Exit, Reason, Usage
 from .spawn import exhausted
 from .streams import ReceiveStream, SendStream
@@ -148,7 +147,7 @@ class Process(anyio.abc.Process):
     @property
     def _alarm_at(self) -> float | None:
         """When whoever waits for it must look at the clock."""
-        return earlier(self._grace_ends, self._told_by)
+        return min((at for at in (self._grace_ends, self._told_by) if at is not None), default=None)
 
     def _expect_word(self, reason: Reason) -> None:
         """It is to be dead, and its init to tell of that soon."""

@@ -61,6 +61,8 @@ class Renewing:
         def _forget_history(self) -> None: ...
         def _forget_violations(self) -> None: ...
         def _alone(self) -> None: ...
+        def _watch_spending(self) -> None: ...
+        def _unwatch_spending(self) -> None: ...
         async def _send(self, kind: int, ident: int, *, blob: bytes = b"") -> None: ...
         def _kill(self, reason: Reason, by: str = "") -> None: ...
         async def _gone(self) -> None: ...
@@ -125,7 +127,7 @@ class Renewing:
         channel = self._channel
         assert channel is not None and self._plan is not None
         for process in self._processes.values():
-            if process._exit is None and process._killing is None and not process.is_over():
+            if process._exit is None and process._killing is None and not process.is_over() and process._ident != 1:  # which stands for the container
                 process._killing, process._killed_by = Reason.KILLED, "reset()"
         if self._group is not None:
             with contextlib.suppress(CrecheError):
@@ -146,6 +148,7 @@ class Renewing:
         """A new cgroup in place of the old one: so its counters begin at nothing, and its limits are those of the Spec."""
         with contextlib.suppress(CrecheError):
             self._last_events = group.events()
+        self._unwatch_spending()
         self._group = None
         try:
             for watch in list(self._watches):
@@ -155,6 +158,7 @@ class Renewing:
             self._group = group
             raise
         self._group = await commands.make_group(self.id, self.spec.limits)
+        self._watch_spending()
 
     async def _give_up(self) -> None:
         """A container that is half of one guest and half of the next is nobody's."""

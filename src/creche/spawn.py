@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno as e
 import fcntl
 import os
+import signal as _signal
 import socket
+from typing import TYPE_CHECKING
 
 from ._native import ffi, lib
-from .errors import SpawnError, SpecError
+from .errors import CrecheError, SpawnError, SpecError
 from .plan.compile import CLONE, Plan
 from .wire.control import RUN_BRIEF, RUN_LISTENER, RUN_MAIN, RUN_PTY, Failure, failure_of
 from .wire.encode import encode, encode_command, encode_setup
 from .wire.failure import CLONE_FAILED
 
-__all__ = ["SHORT", "Job", "exhausted", "reap"]
+if TYPE_CHECKING:
+    from .cgroups.group import Group
+
+__all__ = ["SHORT", "Job", "exhausted", "reap", "strike"]
 
 PARENT, SETUP, COMMAND, VIEW = 0, 2, 3, 4
 SPAWN_INIT, SPAWN_COPY, SPAWN_AMBIENT, SPAWN_AT_ONCE = 1, 2, 4, 8
@@ -175,3 +181,12 @@ def reap(pidfd: int) -> tuple[int, tuple[int, ...]] | None:
     if result < 0:
         raise ChildProcessError(-result, os.strerror(-result))
     return (int(status[0]), tuple(int(item) for item in usage)) if result else None
+
+
+def strike(pidfd: int, group: Group | None) -> None:
+    """SIGKILL for a container's first process, and so for all in it."""
+    with contextlib.suppress(ProcessLookupError):
+        _signal.pidfd_send_signal(pidfd, _signal.SIGKILL)
+    with contextlib.suppress(CrecheError):
+        if group is not None and group.frozen:
+            group.thaw()  # in version 1 what is frozen dies only then: freezer-subsystem.rst

@@ -224,6 +224,8 @@ class Starting:
             if limits:
                 raise SpecError("limits", limits, "a command has limits of its own in a container with limits: give the Spec some")
             return []
+        if limits is not None and limits.cpu_time is not None:  # what a command leaves behind would run on, and uncounted
+            raise SpecError("limits.cpu_time", limits.cpu_time, "it is counted for a whole container: give it to its Spec, and a command a timeout")
         sub = self._subs[ident] = self._group.command(str(ident), limits)
         return list(sub.fds)
 

@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "branching",
         "keeping",
         "commands",
+        "spending",
         "limited",
         "listener",
         "syscalls",

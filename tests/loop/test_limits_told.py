@@ -111,41 +111,6 @@ async def test_events_end_with_the_container_and_tell_its_last() -> None:
             assert [kind for kind in told if kind == "oom_kill"] == kills
 
 
-async def test_processor_time_ends_it_and_waiting_does_not() -> None:
-    limits = Limits(cpu_time=0.3)
-    spent = (await creche.run([*PYTHON, "while True: pass"], limits=limits, timeout=BOUND)).exit
-    assert (spent.reason, spent.limit, spent.detail["limit_value"]) == (Reason.TIMEOUT, "limits.cpu_time", 0.3)
-    assert spent.usage.cpu >= 0.3
-    assert (await creche.run(["sleep", "0.6"], limits=limits, timeout=BOUND)).exit.ok  # the control
-
-
-async def test_processor_time_is_everybodys_in_it() -> None:
-    program = "import os\nfor _ in range(3): os.fork()\nwhile sum(os.times()[:2]) < 0.2: pass\nos.wait() if os.getpid() == 1 else None"
-    exit = (await creche.run([*PYTHON, program + "\nimport time; time.sleep(1000)"], limits=Limits(cpu_time=0.8), timeout=BOUND)).exit
-    assert (exit.reason, exit.limit) == (Reason.TIMEOUT, "limits.cpu_time")  # eight of 0.2 each; one alone has less than the limit
-
-
-async def test_processor_time_of_a_place_is_told_with_its_limit() -> None:
-    async with Container(Spec(limits=Limits(cpu_time=0.2))) as box:
-        async with box.open([*PYTHON, "while True: pass"]):
-            with anyio.fail_after(BOUND):
-                exit = await box
-    assert (exit.reason, exit.limit, exit.detail["limit_value"]) == (Reason.TIMEOUT, "limits.cpu_time", 0.2)
-
-
-async def test_a_changed_processor_time_is_in_force_for_whoever_waits_already() -> None:
-    """Shortened while its end is waited for; the control is the same container before, which has an hour."""
-    async with Container(Spec([*PYTHON, "while True: pass"], limits=Limits(cpu_time=3600))) as box, anyio.create_task_group() as tasks:
-        tasks.start_soon(box.wait)
-        with anyio.move_on_after(0.5):
-            await box.wait()
-        assert box.exit is None
-        await box.update(Limits(cpu_time=0.1))
-        with anyio.fail_after(BOUND):
-            exit = await box
-    assert (exit.reason, exit.detail["limit_value"]) == (Reason.TIMEOUT, 0.1)
-
-
 async def test_a_limit_changes_in_a_running_container_and_not_at_all_where_a_part_is_refused() -> None:
     async with Container(Spec([*PYTHON, "input(); x = bytearray(96 << 20); print('held', flush=True); input()"], limits=MEMORY)) as box:
         with pytest.raises((UnsupportedError, CrecheError)):

@@ -79,6 +79,8 @@ class Place:
         for controller, field in needed(limits).items():
             if self.home(controller) is None:
                 raise self.lacks(controller, field)
+        if limits.cpu_time is not None and not any(h.version == 2 or h.offers("cpuacct") for h in self.hierarchies):
+            raise self.lacks("cpuacct", "cpu_time")  # version 2 counts processor time without a controller
 
     def home(self, controller: str) -> Hierarchy | None:
         """The hierarchy that has *controller* (version 2's name), or None."""
