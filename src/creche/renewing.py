@@ -70,7 +70,7 @@ class Renewing:
     async def reset(self) -> None:
         """Make it as it was at its start, for less than a new container costs: nothing of its former guests remains.
 
-        Every process in it is killed, also those of `open` blocks (Reason.KILLED). Its file system is made anew: what was written
+        Every process in it is killed, also those of `open` blocks (Reason.KILLED). Its file systems are made anew: what was written
         to /tmp, /dev/shm, a Tmpfs or an Overlay without `upper` is gone. So are SysV and POSIX ipc, the network namespace with its
         sockets and counters, the host name and terminals; its cgroup is a new one with the Spec's limits. The id, the user
         namespace with its ids, the PID namespace and process 1 stay: the age and the processor time of process 1 are all that

@@ -31,7 +31,14 @@ from creche import (
     UnsupportedError,
 )
 from creche.machine import Machine
-from creche.plan.renewal import check_renewable, covers_trees, keeps_sources, keyring_steps, renewable
+from creche.plan.renewal import (
+    check_renewable,
+    covers_trees,
+    keeps_mounts,
+    keeps_sources,
+    keyring_steps,
+    renewable,
+)
 from creche.violations import Reports
 from needs import needs
 
@@ -85,6 +92,73 @@ def test_what_may_lie_on_a_tree_of_the_hosts_is_seen() -> None:
     assert covered(creche.Symlink("/usr", "/data"))
     assert covered(masked_paths=["/proc/keys", "/usr/src"])
     assert not covered(masked_paths=["/proc/keys", "/sys/firmware"])
+
+
+def test_mounts_stay_where_each_lies_by_itself_in_a_root_that_nobody_writes_to() -> None:
+    def stay(*mounts: object, **fields: object) -> bool:
+        return keeps_mounts(Spec(mounts=mounts, **fields), HOST)  # type: ignore[arg-type]
+
+    read = Bind("/srv", "/data", readonly=True)
+    assert stay()
+    assert stay(creche.Tmpfs("/tmp"), creche.Tmpfs("/work"), read, creche.File("/app/main.py", b"1"), creche.Tmpfs("/app/cache"))
+    assert stay(creche.Tmpfs("/database"), read)  # below nothing: a name that begins alike
+    assert not stay(creche.Tmpfs("/work"), Bind("/srv", "/work/data", readonly=True))
+    assert not stay(Bind("/srv", "/tmp/data", readonly=True))  # the HostView's own
+    assert not stay(creche.Tmpfs("/work"), creche.Tmpfs("/work"))
+    assert not stay(creche.Tmpfs("/data/x"), read)  # which may have a link there
+    assert not stay(creche.Tmpfs("/usr/share"))
+    assert not stay(creche.Symlink("/tmp", "/elsewhere"))
+    assert not stay(creche.File("/app/main.py", b"1", readonly=False))
+    assert not stay(creche.Tmpfs("/work", copy_up=True))
+    assert not stay(Bind("/srv", "/data"))
+    assert not stay(creche.Sysfs("/sys"))  # it shows the devices of a network namespace that goes
+    assert not stay(rootfs=Overlay(["/srv"]))
+    assert not stay(security=Security(masked_paths=["/tmp/x"]))
+    assert not stay(security=Security(capabilities=["CAP_SYS_ADMIN"]))
+
+
+async def mounts_of(box: Container) -> list[tuple[str, int]]:
+    """Where each of its mounts lies, and its number."""
+    lines = (await box.run(["cat", "/proc/self/mountinfo"])).stdout.decode().splitlines()
+    return [(line.split()[4], int(line.split()[0])) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("spec", "stay"),
+    [
+        (Spec(mounts=[creche.Tmpfs("/work", size=1 << 20), Bind("/usr", "/data", readonly=True)]), True),
+        (Spec(mounts=[creche.Tmpfs("/work"), Bind("/usr", "/work/data", readonly=True)]), False),  # the control
+    ],
+)
+async def test_only_what_guests_write_to_is_mounted_anew(spec: Spec, stay: bool) -> None:
+    async with Container(spec) as box:
+        first = await mounts_of(box)
+        await box.reset()
+        before = await mounts_of(box)
+        await box.run(["sh", "-c", "echo x | tee /tmp/x /work/x /dev/shm/x"])
+        await box.reset()
+        after = await mounts_of(box)  # the numbers of mounts are used again, but none of one that is there
+        assert sorted(path for path, _ in first) == sorted(path for path, _ in before)
+        assert sorted(path for path, _ in after) == sorted(path for path, _ in before)  # none more, none less
+        assert ("/work/data" in dict(after)) is not stay
+        if stay:
+            assert {path for path, _ in set(after) - set(before)} == {"/tmp", "/dev/pts", "/dev/shm", "/dev/mqueue", "/work"}
+        else:
+            assert not set(after) & set(before)
+        found = await box.run(["sh", "-c", "ls /tmp /dev/shm; ls -A /work; df -k /work | tail -1; cat /proc/sys/kernel/hostname"])
+        assert (b" 1024 " in found.stdout) is stay
+        assert b"x\n" not in found.stdout
+
+
+@pytest.mark.parametrize("nested", [False, True])
+async def test_values_of_the_kernels_are_as_the_spec_has_them_again(nested: bool) -> None:
+    below = [creche.Tmpfs("/work"), creche.Tmpfs("/work/more")] if nested else []
+    async with Container(Spec(mounts=below, sysctl={"net.ipv4.ip_unprivileged_port_start": "80", "kernel.msgmax": "4096"})) as box:
+        for _ in range(3):
+            said = await box.run(["sh", "-c", "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/msgmax; echo 1 > /proc/sys/kernel/msgmax"])
+            assert said.stdout == b"80\n4096\n"
+            assert b"Read-only" in said.stderr
+            await box.reset()
 
 
 async def test_every_command_is_killed_and_says_so_and_new_ones_run() -> None:

@@ -20,7 +20,7 @@ from .guard import guard_steps
 from .ids import RANGE, Identity, identity, map_steps, may_set_groups, no_groups, outside
 from .mounts import MS_PRIVATE, Mounts
 from .pieces import FIRST, RDONLY, UPPER_SIZE, inodes_of, layers_text
-from .renewal import check_history, check_renewable, keeps_sources, keyring_steps, lets_keys
+from .renewal import check_history, check_renewable, keeps_mounts, keeps_sources, keyring_steps, lets_keys
 from .view import View, may_share, view_of
 
 __all__ = ["Context", "Plan", "compile", "compile_layers", "compile_reset", "needs_scratch", "steps_of_command"]
@@ -349,8 +349,12 @@ def _setup(spec: Spec, machine: Machine, who: Identity, context: Context, again:
     kinds = {name: getattr(spec.namespaces, name) for name in CLONE}
     mounts = _mounts(spec, machine, who, context, again=again)
     setup: list[st.Step] = []
-    if again:  # what can't be emptied is made anew; the mounts are all ours, and go with the old root
+    if again:  # what can't be emptied is made anew
         setup.append(st.Unshare(a=sum(CLONE[name] for name in ("ipc", "network", "uts") if kinds[name] is True), blame="namespaces"))
+        if keeps_mounts(spec, context.view):
+            proc = mounts.renew()
+            values = _kernel_values(spec, proc, again)
+            return (*setup, *mounts.build, *values, st.Unstage(slot=mounts.stage), *_names(spec, kinds)), ()
     elif context.held:
         setup.append(st.Keep(slot=st.HELD, slot2=st.PASSED))
     if mounts.shared and not again:
@@ -378,10 +382,7 @@ def _setup(spec: Spec, machine: Machine, who: Identity, context: Context, again:
     if kinds["mount"] is True:
         setup += mounts.build
         mounts.build = []
-        # before /proc/sys becomes read-only
-        setup += [st.Write(slot=st.PROC, text="sys/" + name.replace(".", "/"), text2=value, blame=f"sysctl.{name}") for name, value in spec.sysctl.items()]
-        if again:  # or their numbers would tell how many there were: proc_sys_kernel(5)
-            setup.append(st.Write(slot=st.PROC, text="sys/kernel/ns_last_pid", text2="1", flags=st.OPTIONAL, blame="namespaces.pid"))
+        setup += _kernel_values(spec, st.PROC, again)  # before /proc/sys becomes read-only
         mounts.covers()
         setup += mounts.build
         setup += mounts.late
@@ -393,16 +394,30 @@ def _setup(spec: Spec, machine: Machine, who: Identity, context: Context, again:
             if mounts.layers is not None and spec.has_init:
                 setup.append(st.Keep(slot=st.LAYERS, slot2=mounts.layers))
     else:
-        setup += [st.Write(slot=st.PROC, text="sys/" + name.replace(".", "/"), text2=value, blame=f"sysctl.{name}") for name, value in spec.sysctl.items()]
-    if kinds["uts"] is True:
-        setup.append(st.Hostname(text=spec.hostname or spec.name or "creche", blame="hostname"))
-        setup.append(st.Domainname(text=spec.domainname or "(none)", blame="domainname"))
-    if kinds["network"] is True:
-        setup.append(st.Loopback(blame="namespaces.network"))
-    setup += [st.Keep(slot=st.ROOT), st.Keep(slot=st.PROC)]
+        setup += _kernel_values(spec, st.PROC, again)
+    setup += _names(spec, kinds)
     if not again:  # what follows is for ever
         if kinds["user"] is True and spec.has_init and (not spec.security.privileged or spec.security.capabilities):
             # Once for all commands, none of which can have another list: each would copy its credentials for each of them.
             setup.append(st.Capabilities(a=capability_mask(spec), flags=st.BOUNDING, blame="security.capabilities"))
         setup += guard_steps(spec, machine)
     return tuple(setup), tuple(mounts.parent)
+
+
+def _kernel_values(spec: Spec, proc: int, again: bool) -> list[st.Step]:
+    """What is written below /proc/sys."""
+    values: list[st.Step] = [st.Write(slot=proc, text="sys/" + name.replace(".", "/"), text2=value, blame=f"sysctl.{name}") for name, value in spec.sysctl.items()]
+    if again:  # or their numbers would tell how many there were: proc_sys_kernel(5)
+        values.append(st.Write(slot=proc, text="sys/kernel/ns_last_pid", text2="1", flags=st.OPTIONAL, blame="namespaces.pid"))
+    return values
+
+
+def _names(spec: Spec, kinds: Mapping[str, object]) -> list[st.Step]:
+    """What namespaces have beside mounts, and what the init keeps of these."""
+    steps: list[st.Step] = []
+    if kinds["uts"] is True:
+        steps.append(st.Hostname(text=spec.hostname or spec.name or "creche", blame="hostname"))
+        steps.append(st.Domainname(text=spec.domainname or "(none)", blame="domainname"))
+    if kinds["network"] is True:
+        steps.append(st.Loopback(blame="namespaces.network"))
+    return [*steps, st.Keep(slot=st.ROOT), st.Keep(slot=st.PROC)]

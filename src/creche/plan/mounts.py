@@ -204,11 +204,8 @@ class Mounts(Pieces):
         self._attach_kernels((("/proc", ""),), slot, proc.target, blame, flags=st.NO_LINK, new=new)
 
     def _dev(self, taken: set[str]) -> None:
-        if self.shared:  # its nodes are there
-            self._devpts(DevPts(), "rootfs")
-            self._attach(self._tmpfs(TMPFS_SIZE, 0o1777, "rootfs"), "/dev/shm", "rootfs")
-            if self.spec.namespaces.ipc is True:
-                self._attach(self._new("mqueue", (), NOSUID | NODEV | NOEXEC, "rootfs"), "/dev/mqueue", "rootfs")
+        if self.shared:
+            self._dev_writable()
             return
         if not isinstance(self.spec.rootfs, HostView):  # there the root itself is a tmpfs of ours, and read-only in the end
             self._attach(self._tmpfs(MIB, 0o755, "rootfs", inodes=1024), "/dev", "rootfs")
@@ -224,6 +221,13 @@ class Mounts(Pieces):
         if "/dev/mqueue" not in taken and self.spec.namespaces.ipc is True:
             self._attach_new(self._new("mqueue", (), NOSUID | NODEV | NOEXEC, "rootfs"), "/dev/mqueue", folders, directory=True)
         self.build.append(st.Close(slot=folders["/dev"]))
+
+    def _dev_writable(self) -> None:
+        """What /dev has beside its nodes, where those are there already."""
+        self._devpts(DevPts(), "rootfs")
+        self._attach(self._tmpfs(TMPFS_SIZE, 0o1777, "rootfs"), "/dev/shm", "rootfs")
+        if self.spec.namespaces.ipc is True:
+            self._attach(self._new("mqueue", (), NOSUID | NODEV | NOEXEC, "rootfs"), "/dev/mqueue", "rootfs")
 
     def _nodes(self, folders: dict[str, int]) -> None:
         for path in DEVICES:
@@ -295,7 +299,32 @@ class Mounts(Pieces):
         elif isinstance(mount, Mqueue):
             self._attach(self._new("mqueue", (), NOSUID | NODEV | NOEXEC, blame), mount.target, f"{blame}.target")
 
-    # ---- other layers of the root, in a container that goes on ----
+    # ---- in a container that goes on: what guests wrote to, other layers of the root ----
+
+    def renew(self) -> int:
+        """Each file system that guests write to is made anew in its place. The former ones are gathered in a stage, and go with it all at once.
+
+        The slot is a /proc in which nothing is covered, which goes with them.
+        """
+        before, self.build = self.build, []
+        self._dev_writable()
+        if not any(mount.target == "/tmp" for mount in self.spec.mounts):
+            self._attach(self._tmpfs(TMP_SIZE, 0o1777, "rootfs"), "/tmp", "rootfs")
+        for index, mount in enumerate(self.spec.mounts):
+            if isinstance(mount, (Tmpfs, DevPts, Mqueue)):
+                self._mount(mount, f"mounts[{index}]")
+        made, self.build = self.build, before
+        self._staging()
+        for step in made:
+            if isinstance(step, st.Attach):
+                former = self._slot()
+                self.build.append(st.Open(slot=former, text=step.text, flags=st.DIRECTORY | st.INSIDE, blame=step.blame))
+                self._stage_tree(former, step.blame)
+            self.build.append(step)
+        proc = self._slot()
+        self.build.append(st.LinkTree(slot=proc, slot2=st.PROC, text=".", blame="sysctl"))
+        self._stage_tree(proc, "sysctl")
+        return proc
 
     def other_layers(self) -> None:
         """The root anew, and all that is mounted in it moved there: what lies at the top of a root can't be moved away by a guest."""

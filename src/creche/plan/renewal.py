@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Set
+from itertools import pairwise
 
 from ..errors import UnsupportedError
 from ..hostview import HostListing
 from ..machine import Machine
-from ..spec.filesystem import Bind, Directory, HostView, Overlay, Symlink
+from ..spec.filesystem import Bind, DevPts, Directory, File, HostView, Mqueue, Overlay, Proc, Symlink, Tmpfs
 from ..spec.spec import Spec
 from . import steps as st
 from .seccomp import compile_filter, verdict
 from .seccomp.rules import Kind
 
-__all__ = ["check_history", "check_renewable", "covers_trees", "keeps_sources", "keyring_steps", "lets_keys", "renewable"]
+__all__ = ["check_history", "check_renewable", "covers_trees", "keeps_mounts", "keeps_sources", "keyring_steps", "lets_keys", "renewable"]
 
 #: A guest with one of these could change what a reset is made of: the mounts, or the init itself.
 _TOO_MUCH = ("CAP_SYS_ADMIN", "CAP_SYS_PTRACE")
@@ -57,12 +58,30 @@ def check_renewable(spec: Spec) -> None:
         raise UnsupportedError(what, hint)
 
 
+def keeps_mounts(spec: Spec, view: HostListing) -> bool:
+    """Whether a reset leaves the mounts as they are, but for what guests write to: the root of a HostView is read-only, and they can't mount.
+
+    It does where each of the Spec's own lies by itself, not on or below another: then no link in one of them leads to another.
+    """
+    if not renewable(spec) or not isinstance(spec.rootfs, HostView) or covers_trees(spec, view):
+        return False
+    for mount in spec.mounts:
+        whole = mount.copy_up if isinstance(mount, Tmpfs) else not mount.readonly if isinstance(mount, File) else not isinstance(mount, (Bind, Proc, DevPts, Mqueue))
+        if whole:
+            return False
+    places = [*(mount.target or "" for mount in spec.mounts), *(spec.security.masked_paths or ()), *(spec.security.readonly_paths or ())]
+    places += [] if "/tmp" in places else ["/tmp"]
+    # sorted by their parts, what lies below a place follows it at once
+    ordered = sorted(place.split("/") for place in places)
+    return not any(below[: len(above)] == above for above, below in pairwise(ordered))
+
+
 def keeps_sources(spec: Spec, view: HostListing) -> bool:
     """Whether the init keeps a copy of each tree of the host's, from which a reset makes its mounts again.
 
-    A HostView alone needs none: its trees are attached in a root that nobody can write to, and are moved to the new one from there.
+    A HostView alone needs none: its mounts stay, or its trees, which are attached in a root that nobody can write to, are moved from there to the new one.
     """
-    if not renewable(spec):
+    if not renewable(spec) or keeps_mounts(spec, view):
         return False
     if not isinstance(spec.rootfs, HostView) or spec.devices:
         return True
