@@ -30,6 +30,7 @@ from creche.results import Exit, Reason, Result, Usage
 from creche.supervisor import Backoff, ChildReady, ChildSpawned, Line
 
 SPEC = Spec(["sleep", "1000"])
+KEPT = 3  # lives that are told of each child, while memory is watched
 ECHO = """
 import select, signal, socket
 listener = socket.socket(fileno=3)
@@ -130,19 +131,22 @@ async def deaths(count: int, seconds: float) -> None:
         return pages * resource.getpagesize() / 2**20, len(os.listdir("/proc/self/fd"))
 
     child = ChildSpec("w", SPEC, count=count, shutdown=0, backoff=Backoff(first=0.01, most=0.05))
-    async with Supervisor([child], intensity=None) as sup:
+    async with Supervisor([child], intensity=None, keep=KEPT) as sup:
         await sup.wait_ready()
+        print(f"{count} ready: {held()[0]:.1f} MiB", flush=True)
+        for _ in range(KEPT):  # until the records of the last lives are full: what counts is what comes after
+            sup.restart(*sup.children)
+            await sup.wait_ready()
+        before = held()[0]
         killed, began, told = 0, time.monotonic(), 0.0
-        before = None
         while (now := time.monotonic() - began) < seconds:
             if now >= told:
                 await sup.wait_ready()
                 mib, fds = held()
-                # At first the records of the children's last lives fill: what counts is what comes after.
-                if before is None and now >= seconds / 5:
-                    before = mib
-                change = f", {mib / before - 1:+.2%}" if before else ""
-                print(f"{now:5.0f} s: {killed} deaths, {mib:.1f} MiB{change}, {fds} descriptors", flush=True)
+                print(
+                    f"{now:5.0f} s: {killed} deaths, {mib:.1f} MiB, {mib / before - 1:+.2%}, {fds} descriptors",
+                    flush=True,
+                )
                 told = now + 10
             pid = sup[f"w.{random.randint(1, count)}"].pid
             if pid is not None:

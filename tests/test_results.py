@@ -120,6 +120,13 @@ EXPLAINED: list[tuple[Exit, str]] = [
         Exit(None, None, Reason.LOST),
         "the command was lost: the container's init died, and the kernel ended everything in it",
     ),
+    (
+        Exit(None, None, Reason.LOST, detail={"command": ("./a",), "init": False}),
+        (
+            "'./a' ended, and how it did was lost: other code in this program took its status, or ignores SIGCHLD; "
+            "an init (init=True) would tell"
+        ),
+    ),
 ]
 
 

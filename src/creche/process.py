@@ -129,6 +129,8 @@ class Process(anyio.abc.Process):
             detail["limit_value"] = self.limit_value
         if reason is Reason.SECCOMP and self._refused is not None:
             detail["syscall"] = self._refused
+        if reason is Reason.LOST and not self._box.spec.has_init:
+            detail["init"] = False
         if reason is Reason.KILLED and self._killed_by:
             detail["killed_by"] = self._killed_by
         self._exit = Exit(code, signal, reason, usage, limit=self.limit, oom_kills=oom_kills, detail=detail)

@@ -25,7 +25,7 @@ class Reason(enum.Enum):
     OUTPUT_LIMIT = "output_limit"  #: it wrote more than ``max_output``
     SECCOMP = "seccomp"  #: it made a system call that its filter kills for
     KILLED = "killed"  #: by us: `kill()`, the end of the block, a cancellation, a stop past its grace
-    LOST = "lost"  #: its init died of something else, and everything in the container with it
+    LOST = "lost"  #: its init died of something else, and all in the container with it; or, without an init, nobody told how it ended
 
 
 @frozen(kw_only=True, eq=False, repr=False)
@@ -59,6 +59,7 @@ class Detail(TypedDict, total=False):
     killed_by: str  #: what made us kill it: ``kill()``, ``the end of its block``, ``a cancellation``, …
     process: str  #: the process that was killed, where it is not the main command
     syscall: str  #: the system call that the filter killed for, where it reports (``security.seccomp_report``)
+    init: bool  #: False where it had none (``init=False``), and its end was told to somebody else
 
 
 def _detail(value: Detail | None) -> Detail:
@@ -223,6 +224,8 @@ def _killed(exit: Exit, detail: Detail, after: str) -> str:
 
 
 def _lost(exit: Exit, detail: Detail, after: str) -> str:
+    if not detail.get("init", True):
+        return f"ended{after}, and how it did was lost: other code in this program took its status, or ignores SIGCHLD; an init (init=True) would tell"
     return f"was lost{after}: the container's init died, and the kernel ended everything in it"
 
 

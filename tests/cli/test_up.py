@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from cli.project import Folder
+from loop.helpers import adopting, alive, below, wait_for
 
 from creche.cli import up
 from creche.supervisor.project import load
@@ -94,6 +95,42 @@ def test_it_is_a_good_child_of_systemd(folder: Folder) -> None:
             up.send_signal(signal.SIGTERM)
             while said[-1] != b"STOPPING=1":
                 said.append(manager.recv(1000))
+            assert up.wait(30) == 0
+
+
+KILLED = """
+name = "shop"
+[sockets]
+web = "127.0.0.1:0"
+local = "./web.sock"
+[workers.web]
+command = ["sh", "-c", "setsid sleep 1000 & echo up; exec sleep 1000"]
+count = 3
+listen = ["web", "local"]
+readiness = { line = "up" }
+"""
+
+
+def test_kill_9_leaves_no_container_and_nothing_in_the_way_of_the_next(folder: Folder) -> None:
+    """What it could not clean up is there (its sockets), is told as nobody's, and is replaced."""
+    (folder.path / "creche.toml").write_text(KILLED)
+    ready = {"web.1": "ready", "web.2": "ready", "web.3": "ready"}
+    with adopting():
+        with folder.up("--quiet") as up:
+            folder.until(ready)
+            inside = below(up.pid)
+            assert len(inside) >= 3 * 3  # an init, a main command and a daemon in each
+            up.kill()
+            up.wait(30)
+            assert (folder.path / "run" / "creche" / "shop.sock").is_socket() and (folder.path / "web.sock").is_socket()
+            told = folder.run("ps")
+            assert (told.returncode, told.stdout) == (1, "") and "shop does not run: start it with" in told.stderr
+            wait_for(lambda: not any(alive(pid) for pid in inside), "the end of its containers")
+        with folder.up("--quiet") as up:
+            folder.until(ready)
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(folder.path / "web.sock"))
+            folder.run("stop")
             assert up.wait(30) == 0
 
 

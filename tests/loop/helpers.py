@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import anyio
 import anyio.lowlevel
 
 SLEEPER = ["sleep", "1000"]
+SET_CHILD_SUBREAPER = 36  # prctl(2)
 BOUND = 20.0  # seconds after which a test that waits has failed; nothing measures with it
 
 
@@ -76,6 +79,22 @@ def supervisor(program: str, *arguments: str) -> subprocess.Popen[str]:
         [sys.executable, "-c", program, *arguments],
         stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def adopting():
+    """What a killed supervisor leaves becomes ours (prctl(2), PR_SET_CHILD_SUBREAPER), so that nothing can hide; all must die."""
+    libc = ctypes.CDLL(None)
+    assert libc.prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    mine = below(os.getpid())
+    try:
+        yield
+        wait_for(lambda: not any(alive(pid) for pid in below(os.getpid()) - mine), "the end of what the supervisor left")
+    finally:
+        assert libc.prctl(SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG | 0x40000000)[0]:  # __WALL
+                pass
 
 
 class Turns:

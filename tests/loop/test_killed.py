@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import random
 import signal
 import time
 
 import pytest
-from loop.helpers import alive, below, supervisor, wait_for
+from loop.helpers import adopting, alive, below, supervisor, wait_for
 
 from needs import needs
 
 pytestmark = needs("native", "userns")
-
-SET_CHILD_SUBREAPER = 36  # prctl(2)
-
-
-@contextlib.contextmanager
-def adopting():
-    """What a killed supervisor leaves becomes ours (prctl(2), PR_SET_CHILD_SUBREAPER), so that nothing can hide; all must die."""
-    libc = ctypes.CDLL(None)
-    assert libc.prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
-    mine = below(os.getpid())
-    try:
-        yield
-        wait_for(lambda: not any(alive(pid) for pid in below(os.getpid()) - mine), "the end of what the supervisor left")
-    finally:
-        assert libc.prctl(SET_CHILD_SUBREAPER, 0, 0, 0, 0) == 0
-        with contextlib.suppress(ChildProcessError):
-            while os.waitpid(-1, os.WNOHANG | 0x40000000)[0]:  # __WALL
-                pass
-
 
 MANY = """
 import sys, anyio

@@ -19,6 +19,7 @@ from creche.errors import CrecheError
 from creche.supervisor import Supervisor
 from creche.supervisor import control as room
 from creche.supervisor.control import AlreadyRunning, Control, Place, ask
+from needs import needs
 
 
 @pytest.fixture
@@ -262,6 +263,57 @@ def test_a_socket_that_a_killed_one_left_is_no_hindrance(short):
         list(ask(place, {"do": "ping"}))
     with place.claim():
         assert not place.socket.exists()
+
+
+def test_a_login_finds_what_a_service_runs_and_the_other_way_round(short, monkeypatch):
+    """One has a runtime directory, the other none. Who chose a directory of his own means that one."""
+    login, service = short / "login", short / "service"
+    monkeypatch.setattr(room, "usual", lambda: (str(login), str(service)))
+
+    def found(base):
+        if base is None:
+            monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+        else:
+            monkeypatch.setenv("XDG_RUNTIME_DIR", str(base))
+        return Place.of("shop").folder.parent
+
+    assert (found(login), found(None)) == (login, service), "the control: nobody runs it"
+    for where in (login, service):
+        runs = Place(where / "creche", "shop")
+        with runs.claim(), socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(runs.socket))
+            assert (found(login), found(None)) == (login, service), "nobody listens yet"
+            listener.listen()
+            assert (found(login), found(None)) == (where, where)
+            assert found(short / "own") == short / "own"
+            found(login)
+            with pytest.raises(AlreadyRunning), Place.of("shop").claim():
+                pass
+
+
+@needs("root")
+def test_nothing_is_said_to_a_socket_of_somebody_else(short):
+    """Anyone may make the folder in /tmp first. The control is the test before: ours is asked."""
+    place = Place(short, "shop")
+    short.chmod(0o755)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place.socket))
+        child = os.fork()  # the credentials are those of who listens: unix(7)
+        if child == 0:
+            try:
+                os.setresuid(4_000_000, 4_000_000, 4_000_000)
+                listener.listen()
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        with pytest.raises(CrecheError, match="is the user 4000000's, and nothing is said to it"):
+            list(ask(place, {"do": "ps"}))
+        assert not place.runs()
+        listener.settimeout(20)
+        for _ in range(2):
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.recv(100) == b""
 
 
 def test_a_folder_that_others_can_enter_is_not_used(tmp_path):

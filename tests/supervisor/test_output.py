@@ -93,6 +93,104 @@ async def test_a_full_disk_loses_output_says_so_and_holds_nobody_up(world, monke
     assert sup["w"].records[-1].lines == (b"lost", b"kept")
 
 
+@pytest.mark.parametrize("ends", ["written again", "forgotten", "ended"])
+async def test_a_disk_that_is_full_for_long_is_told_when_it_begins_and_when_it_is_over(world, tmp_path, ends):
+    """Not with each line; all that is told together is all that is missing. /dev/full answers as a full disk does (full(4))."""
+    log = tmp_path / "log"
+    log.symlink_to("/dev/full")
+    printed = b"".join(b"line %d\n" % number for number in range(100))
+    opened = os.open
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", lambda path, flags, mode: opened(path, flags & ~os.O_NOFOLLOW, mode))
+        async with Supervisor([world.child("w", output=Output(file=log))]) as sup:
+            reader = sup.events()
+            await sup.wait_ready()
+            for line in printed.splitlines(keepends=True):
+                world.boxes["w"].print(line)
+                await _written(sup, "w")
+            if ends == "forgotten":
+                await sup.remove("w")
+            elif ends == "written again":
+                log.unlink()
+                world.boxes["w"].print(b"again\n")
+                await _written(sup, "w")
+                assert log.read_bytes() == b"again\n"
+                log.unlink()
+                log.symlink_to("/dev/full")
+                world.boxes["w"].print(b"the next trouble\n")
+                await _written(sup, "w")
+    lost = [event for event in [event async for event in reader] if isinstance(event, OutputLost)]
+    assert all(str(log) in event.error and os.strerror(errno.ENOSPC) in event.error for event in lost)
+    assert [event.lost for event in lost[:2]] == [len(b"line 0\n"), len(printed) - len(b"line 0\n")]
+    assert [event.lost for event in lost[2:]] == ([len(b"the next trouble\n")] if ends == "written again" else [])
+
+
+async def _written(sup, name):
+    """Until what it has printed was read, and has been written, or lost."""
+    await settle()
+    with anyio.fail_after(20):
+        await sup._conductor.slots[name].printed.written()
+
+
+async def test_what_a_disk_took_before_it_was_full_is_not_told_as_lost(world, monkeypatch, tmp_path):
+    write = os.write
+    room = [12]
+
+    def almost_full(fd, data):
+        if not room[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        room[0] -= (count := write(fd, data[: room[0]]))
+        return count
+
+    async with Supervisor([world.child("w", output=Output(file=tmp_path / "log"))]) as sup:
+        await sup.wait_ready()
+        with sup.events() as reader, monkeypatch.context() as patch:
+            patch.setattr(os, "write", almost_full)
+            for _ in range(5):
+                world.boxes["w"].print(b"ten bytes\n")
+                await _written(sup, "w")
+            await sup.remove("w")
+            lost = [event.lost async for event in reader_of(reader, 2)]
+    assert lost == [8, 30] and (tmp_path / "log").read_bytes() == b"ten bytes\nte"
+
+
+async def reader_of(reader, count):
+    """The next so many events of what was lost."""
+    with anyio.fail_after(20):
+        while count:
+            if isinstance(event := await reader.__anext__(), OutputLost):
+                count -= 1
+                yield event
+
+
+async def test_a_disk_that_is_slow_for_long_is_told_when_it_begins_and_when_it_is_over(world, monkeypatch, tmp_path):
+    """Though it takes something all the time, what is printed meanwhile is more."""
+    turns = threading.Semaphore(0)
+    monkeypatch.setattr(logfile, "PENDING", 10)
+    write = LogFile.write
+    monkeypatch.setattr(LogFile, "write", lambda self, data: (turns.acquire(timeout=60), write(self, data)))
+    async with Supervisor([world.child("w", output=Output(file=tmp_path / "log"))]) as sup:
+        reader = sup.events()
+        await sup.wait_ready()
+        size = 0
+        for _ in range(10):  # the one that is being written, one that waits for it, and one for which there is no room
+            for _ in range(3):
+                world.boxes["w"].print(b"ten bytes\n")
+                await settle()
+            turns.release()
+            size += 10
+            with anyio.fail_after(20):
+                while not (tmp_path / "log").exists() or (tmp_path / "log").stat().st_size < size:
+                    await anyio.sleep(0.001)
+            await settle()
+        for _ in range(10):
+            turns.release()
+        await _written(sup, "w")
+    lost = [event.lost for event in [event async for event in reader] if isinstance(event, OutputLost)]
+    assert len(lost) == 2, lost
+    assert sum(lost) + (tmp_path / "log").stat().st_size == 30 * 10
+
+
 async def test_a_disk_that_hangs_holds_up_neither_a_child_nor_its_end(world, monkeypatch, tmp_path):
     """The thread that hangs is left behind; what it did not write is told, some of it at once."""
     hangs = threading.Event()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
 import tomllib
 from pathlib import Path
 
@@ -82,6 +85,30 @@ def test_a_whole_project(tmp_path):
     finally:
         for sock in sockets.values():
             sock.close()
+
+
+@pytest.mark.parametrize("there", ["forsaken", "alive", "a file", "nothing"])
+def test_a_socket_that_nobody_listens_on_is_replaced_and_nothing_else(tmp_path, there):
+    """kill -9 leaves its name behind; a file of any other kind refuses a connection, too."""
+    told = read('sockets.admin = "./admin.sock"\n[workers.a]\ncommand = ["x"]', tmp_path)
+    path = tmp_path / "admin.sock"
+    with socket.socket(socket.AF_UNIX) as other:
+        if there in ("forsaken", "alive"):
+            other.bind(str(path))
+        if there == "alive":
+            other.listen(0)
+            with socket.socket(socket.AF_UNIX) as first:  # whose connection fills the queue
+                first.connect(str(path))
+        if there == "a file":
+            path.write_text("kept")
+        if there in ("forsaken", "nothing"):
+            with told.listen()["admin"] as ours, socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(path))
+                ours.accept()[0].close()
+            return
+        with pytest.raises(OSError, match=os.strerror(errno.EADDRINUSE)):
+            told.listen()
+    assert path.is_socket() if there == "alive" else path.read_text() == "kept"
 
 
 @pytest.mark.parametrize(

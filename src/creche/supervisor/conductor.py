@@ -216,7 +216,8 @@ class Conductor:
                 heapq.heappush(self._timers, until)
                 self.publish(events.ChildWaiting(child=name, seconds=until - now, failures=failures))
             case states.Forget(name):
-                self.slots.pop(name, None)
+                if (slot := self.slots.pop(name, None)) is not None:
+                    slot.printed.end()
                 self.leaving.discard(name)
                 self.publish(events.ChildForgotten(child=name))
             case states.TrialFailed(name):
@@ -250,6 +251,8 @@ class Conductor:
     def _end(self) -> None:
         self.finished.set()
         self._changed.set()
+        for slot in self.slots.values():
+            slot.printed.end()
         self.bus.close()
         for reader in self.readers:
             reader.end()

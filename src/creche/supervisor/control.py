@@ -28,6 +28,7 @@ from creche.supervisor.telling import row, sample
 LONGEST = 65_536  # bytes of a request
 PATIENCE = 10.0  # seconds in which a request has to be there
 CLIENTS = 64
+_Socket = socket.socket  # a Place has a `socket` of its own
 
 
 class AlreadyRunning(CrecheError):
@@ -52,11 +53,18 @@ class Place:
 
     @classmethod
     def of(cls, name: str) -> Place:
-        """In the runtime directory of the user, or for want of one in a folder of /tmp that is checked to be ours."""
-        base = os.environ.get("XDG_RUNTIME_DIR") or (
-            "/run" if os.geteuid() == 0 else f"/tmp/creche-{os.geteuid()}"
-        )
-        return cls(Path(base) / "creche", name)
+        """In the runtime directory of the user, or for want of one in a folder of /tmp that is checked to be ours.
+
+        A login has a runtime directory where a service of the same user has none (`User=` in a unit, cron, sudo), so
+        where it runs already in the other of the two, that is its place. An XDG_RUNTIME_DIR of another kind was
+        chosen by somebody, and is the only one.
+        """
+        login, without = usual()
+        base = os.environ.get("XDG_RUNTIME_DIR") or without
+        here, *others = (cls(Path(path) / "creche", name) for path in dict.fromkeys([base, login, without]))
+        if base not in (login, without):
+            return here
+        return next((place for place in (here, *others) if place.runs()), here)
 
     @property
     def socket(self) -> Path:
@@ -71,6 +79,23 @@ class Place:
             yield f"/proc/self/fd/{folder}/{self.socket.name}"
         finally:
             os.close(folder)
+
+    def connect(self, sock: _Socket) -> None:
+        """To whoever runs it. CrecheError where nobody does, or somebody else pretends to: anyone may make a folder in /tmp."""
+        try:
+            with self.reach() as path:
+                sock.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise CrecheError(f"{self.name} does not run: start it with `creche up`") from None
+        if (uid := peer(sock)) not in (os.geteuid(), 0):
+            raise CrecheError(f"{self.socket} is the user {uid}'s, and nothing is said to it")
+
+    def runs(self) -> bool:
+        """Whether somebody of ours does run it there."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, contextlib.suppress(CrecheError, OSError):
+            self.connect(sock)
+            return True
+        return False
 
     def prepare(self) -> None:
         """Make the folder. CrecheError where it is not ours alone: somebody else was there first."""
@@ -138,7 +163,7 @@ class Control:
             await stream.send(json.dumps(answer).encode() + b"\n")
 
         raw = stream.extra(SocketAttribute.raw_socket)  # nosec B610: it takes that name for Django's
-        _, uid, _ = struct.unpack("3i", raw.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        uid = peer(raw)
         if self._clients > CLIENTS:
             await say(error="there are too many who ask; try again")
             return
@@ -241,6 +266,18 @@ class Control:
         await say(ok=result.exit.ok, returncode=result.exit.returncode, stdout=out, stderr=err)
 
 
+def usual() -> tuple[str, str]:
+    """The runtime directory that this user has in a login, and what stands for it where there is none."""
+    uid = os.geteuid()
+    return f"/run/user/{uid}", "/run" if uid == 0 else f"/tmp/creche-{uid}"
+
+
+def peer(sock: socket.socket) -> int:
+    """The user on the other end of a Unix socket, as the kernel saw him come."""
+    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return int(uid)
+
+
 _WHILE_HEARD = ("events", "logs", "exec")  # requests that are nobody's business once whoever asked has gone
 
 
@@ -296,11 +333,7 @@ def ask(place: Place, request: dict[str, Any], *, patience: float | None = None)
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         sock.settimeout(patience)
-        try:
-            with place.reach() as path:
-                sock.connect(path)
-        except (FileNotFoundError, ConnectionRefusedError):
-            raise CrecheError(f"{place.name} does not run: start it with `creche up`") from None
+        place.connect(sock)
         try:
             sock.sendall(json.dumps(request).encode() + b"\n")
             with sock.makefile("rb") as answers:

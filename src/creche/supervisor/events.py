@@ -142,7 +142,8 @@ class HookFailed(ChildEvent):
 
 @frozen(kw_only=True)
 class OutputLost(ChildEvent):
-    """Bytes of its output could not be written to its file."""
+    """Bytes of its output could not be written to its file: the first that a trouble cost, and once it is over (the
+    file is written again, or the child is gone) all others that it did."""
 
     lost: int
     error: str

@@ -135,6 +135,11 @@ class Printed:
         if self._file is not None:
             await self._file.written()
 
+    def end(self) -> None:
+        """It will print no more: what its file has lost meanwhile is told."""
+        if self._file is not None:
+            self._file.end()
+
     def _lines(self, name: str, lines: list[bytes]) -> None:
         self.tail.extend(lines)
         if self._logger is not None and self._logger.isEnabledFor(logging.INFO):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -228,6 +230,8 @@ def _listener(address: str, folder: Path) -> socket.socket:
         path = str(folder / address)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            if _forsaken(path):
+                os.unlink(path)
             sock.bind(path)
             sock.listen(1024)
         except BaseException:
@@ -238,3 +242,16 @@ def _listener(address: str, folder: Path) -> socket.socket:
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, int(port)), family=family, backlog=1024, reuse_port=False)
+
+
+def _forsaken(path: str) -> bool:
+    """Whether a Unix socket is there that nobody listens on: its name outlives whoever bound it (unix(7))."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.setblocking(False)  # to one whose queue is full: that is somebody
+        try:
+            client.connect(path)
+        except ConnectionRefusedError:  # so it is for a file of any other kind
+            return stat.S_ISSOCK(os.lstat(path).st_mode)
+        except OSError:
+            return False  # BlockingIOError: somebody is there; any other is the bind's to tell
+        return False
