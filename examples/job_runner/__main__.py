@@ -30,9 +30,9 @@ A PATH is a folder (its .py and .sh files and executables are run), one such pro
 each line. Programs see the host's programs and libraries, their own folder (read-only, at /work), an empty /tmp, and
 nothing else: no home, no network, no other processes.
 
-Exit status: 0 when all ended well, 1 when one did not, 2 for wrong options, 125 when this machine can't do what was
-asked (`creche doctor` says why), 128+N when signal N ended the runner. Whatever ends it, nothing is left running;
-with --queue, what was not done is in the file, and the next run does it.
+Exit status: 0 when all ended well, 1 when one did not (0 with --exit-zero), 2 for wrong options, 125 when this
+machine can't do what was asked (`creche doctor` says why), 128+N when signal N ended the runner. Whatever ends it,
+nothing is left running; with --queue, what was not done is in the file, and the next run does it.
 """
 
 
@@ -72,6 +72,9 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         help='bytes that each may print before it is killed, or "none" (default: 1M)',
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="do not show what they print")
+    parser.add_argument(
+        "--exit-zero", action="store_true", help="end with status 0 also where a program did not end well"
+    )
     parser.add_argument(
         "--loop",
         choices=("asyncio", "trio", "uvloop"),
@@ -116,7 +119,7 @@ async def main(given: argparse.Namespace) -> int:
     await report.table()
     if caught:
         return 128 + caught[0]
-    return 0 if report.all_well else FAILED
+    return 0 if report.all_well or given.exit_zero else FAILED
 
 
 def run(given: argparse.Namespace) -> int:

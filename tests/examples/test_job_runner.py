@@ -130,6 +130,9 @@ def test_what_cannot_start_is_told_and_does_not_stop_the_others(tmp_path: Path) 
     assert done.returncode == 1
     assert table(done.stdout)["1:no-such-program"] == ["not started"]
     assert table(done.stdout)["2:echo"][:2] == ["exited", "status 0"]
+    done = run(tmp_path / "list", "--exit-zero")
+    assert done.returncode == 0
+    assert table(done.stdout)["1:no-such-program"] == ["not started"]
 
 
 def test_no_time_at_all_is_a_timeout(tmp_path: Path) -> None:
