@@ -134,6 +134,14 @@ def _user() -> str | None:
     return None if os.geteuid() != 0 else "to be an ordinary user"
 
 
+@_need("ranks")
+def _ranks() -> str | None:
+    """To be able to give oneself real-time scheduling as a limit (rlimits rtprio and nice)."""
+    status = Path("/proc/self/status").read_text()
+    powers = int(status.partition("CapEff:")[2].split()[0], 16)
+    return None if os.geteuid() == 0 and powers >> 24 & 1 else "to be root with CAP_SYS_RESOURCE"
+
+
 @_need("libseccomp")
 def _libseccomp() -> str | None:
     try:

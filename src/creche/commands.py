@@ -149,12 +149,14 @@ def rlimits() -> Limited:
 
     No core dumps: a limit of 1, since 0 does not keep a pipe handler away (core(5)); or what the caller may set. And fewer
     descriptors than we may have: those that are on their way between processes are counted for a user as a whole, so a guest
-    that floods it must meet its limit before we meet ours (unix(7), ETOOMANYREFS).
+    that floods it must meet its limit before we meet ours (unix(7), ETOOMANYREFS). Nor a rank that we may have without a capability:
+    real-time scheduling and better nice values (sched(7)), as a user of sound or a service is given them.
     """
     core = resource.getrlimit(resource.RLIMIT_CORE)[1]
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = hard - min(RESERVE, hard // 4)
-    return ("core", (1, 1) if core != 0 else (0, 0)), ("nofile", (min(soft, most), most))
+    ranks = tuple((name, (0, 0)) for name in ("nice", "rtprio") if resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))[1])
+    return ("core", (1, 1) if core != 0 else (0, 0)), ("nofile", (min(soft, most), most)), *ranks
 
 
 async def make_group(name: str, limits: Limits) -> Group:

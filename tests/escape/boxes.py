@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import attrs
 import pytest
 from attrs import field, frozen
 
@@ -93,23 +94,28 @@ def tried(table: str, box: str, names: tuple[str, ...]) -> dict[str, Answer]:
     """What each of these attacks came to in a box of this kind; a table is run there once, whoever asks."""
     argv = arguments(table, names)
 
+    return answered(argv, box, **{**BOXES, **ROOTS}.get(box, {}))
+
+
+def answered(argv: list[str], way: str = "main command", timeout: float = 60, **fields: Any) -> dict[str, Answer]:
+    """What attacks come to in a container of this Spec: by its second command, by a warm run, or else by its main one."""
+
     async def body() -> creche.Result:
-        if box == "second command":
-            async with creche.Container(Spec(rootfs=HostView())) as place:
-                return await place.run(argv, timeout=60)
-        if box in WARM:
-            async with creche.Pool(WARM[box], size=1, warm=creche.PythonWarm()) as pool:
-                return await pool.run(["python3", *argv[3:]], timeout=60)  # -I and -S are for an interpreter that starts
-        return await creche.run(argv, timeout=60, **{**BOXES, **ROOTS}[box])
+        if way == "second command":
+            async with creche.Container(Spec(rootfs=HostView(), **fields)) as place:
+                return await place.run(argv, timeout=timeout)
+        if way in WARM:
+            async with creche.Pool(attrs.evolve(WARM[way], **fields), size=1, warm=creche.PythonWarm()) as pool:
+                return await pool.run(["python3", *argv[3:]], timeout=timeout)  # -I and -S are for an interpreter that starts
+        return await creche.run(argv, timeout=timeout, **fields)
 
     result = anyio.run(body)
     return answers(result.stdout, f"{result.exit.explain()}\n{result.stderr.decode(errors='replace')}")
 
 
-def tried_strictly(table: str, names: Iterable[str]) -> dict[str, Answer]:
+def tried_strictly(table: str, names: Iterable[str], way: str = "main command", timeout: float = 60) -> dict[str, Answer]:
     """What they come to, one after another in one process, under the strict profile."""
-    result = anyio.run(lambda: creche.run([*arguments(table, names), "together"], timeout=60, security=Security(seccomp="strict")))
-    return answers(result.stdout, f"{result.exit.explain()}\n{result.stderr.decode(errors='replace')}")
+    return answered([*arguments(table, names), "together"], way, timeout, security=Security(seccomp="strict"))
 
 
 def tried_outside(table: str, name: str) -> Answer:

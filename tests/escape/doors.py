@@ -84,6 +84,14 @@ def _():
     return "a child in a user namespace"
 
 
+@attack("E11 a child of its own parent's")
+def _():
+    child = call("clone", 0x8000 | signal.SIGCHLD, 0, 0, 0, 0)  # CLONE_PARENT
+    if not child:
+        os._exit(0)
+    return f"process {child}, which another must bury"
+
+
 @attack("F3 setns into a namespace by a descriptor")
 def _():
     fd = os.open("/proc/self/ns/net", os.O_RDONLY)
@@ -357,6 +365,9 @@ for _name, _family, _kind, _protocol in (
     ("H5 a raw socket", 2, 3, 255),
     ("H5 a raw socket of version 6", 10, 3, 58),
     ("H5 an XDP socket", 44, 3, 0),
+    ("H5 SCTP by its type", 2, 5, 0),
+    ("H5 SCTP of version 6 by its type", 10, 5, 0),
+    ("H5 DCCP by its type", 2, 6, 0),
     ("H6 netlink: netfilter", 16, 3, 12),
     ("H7 netlink: uevents", 16, 3, 15),
     ("H7 netlink: audit", 16, 3, 9),
@@ -370,6 +381,14 @@ for _name, _family, _kind, _protocol in (
         fd = call("socket", family, kind, protocol)
         os.close(fd)
         return f"descriptor {fd}"
+
+
+for _name, _number in (("H5 a bridge's module by an ioctl", 0x8940), ("H5 the VLANs' module by an ioctl", 0x8982), ("H5 a bridge's module by an ioctl, upper half set", 0x8940 | UPPER)):
+
+    @attack(_name)
+    def _module(number=_number):
+        with socket.socket(socket.AF_UNIX) as one:
+            return reached("ioctl", one.fileno(), number, ctypes.create_string_buffer(64), by=(errno.EPERM, errno.EFAULT))
 
 
 @attack("H3 an address of the outside")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
+import subprocess
+import sys
 
 import anyio
 import pytest
@@ -31,6 +34,49 @@ def test_i1_a_bomb_of(bomb: str) -> None:
     assert int(made) < 40 and error == b"11"  # EAGAIN
     control = run([*PYTHON, BOMBS[bomb]], limits=Limits(pids=1000)).stdout.split()
     assert control == [b"300", b"0"], "without the limit it is one"
+
+
+# ---- I1: terminals, of which there is a number for all containers together ----
+
+TERMINALS = """
+import os, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+made = []
+try:
+    while len(made) < 1100:
+        made.append(os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY))
+except OSError as error:
+    print(len(made), error.errno)
+else:
+    print(len(made), 0)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 2048, reason="so many descriptors are not to be had here (a hard limit of nofile)")
+def test_i1_terminals_end() -> None:
+    assert run([*PYTHON, TERMINALS]).stdout.split() == [b"1024", b"28"]  # ENOSPC
+    control = subprocess.run(["python3", "-I", "-S", "-c", TERMINALS], capture_output=True, check=True)
+    assert control.stdout.split() == [b"1100", b"0"]
+
+
+# ---- F21: ranks that need no capability, which a supervisor may have been given (sched(7)) ----
+
+RANKED = """
+import anyio, creche, sys
+attack = "import os\\ntry: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(2)); os.setpriority(os.PRIO_PROCESS, 0, -5); print('achieved')\\nexcept OSError as error: print(error.errno)"
+asked = {"rlimits": {"rtprio": 5, "nice": 30}} if len(sys.argv) > 1 else {}
+print(anyio.run(lambda: creche.run(["python3", "-I", "-S", "-c", attack], **asked)).stdout.decode())
+"""
+
+
+@pytest.mark.guest
+@needs("ranks")
+@pytest.mark.parametrize("user", [[], ["setpriv", "--reuid=1000", "--regid=1000", "--clear-groups"]], ids=["root", "an ordinary user"])
+@pytest.mark.parametrize(("asked", "answer"), [([], "1"), (["asked"], "achieved")], ids=["by default", "control: asked for"])
+def test_f21_a_supervisors_ranks_are_not_a_guests(user: list[str], asked: list[str], answer: str) -> None:
+    done = subprocess.run(["prlimit", "--rtprio=5", "--nice=30", *user, sys.executable, "-c", RANKED, *asked], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == answer, done.stderr
 
 
 # ---- I2, I3: memory, also such as belongs to no process ----

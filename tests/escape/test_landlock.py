@@ -24,15 +24,36 @@ def tried(what):
 def bound():
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 80 + 1000))
+def server():
+    # here inside: taking a port is left to it
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    sock.listen()
+    return sock
+def tcp(protocol=0):
+    with server() as there, socket.socket(proto=protocol) as sock:
+        sock.connect(there.getsockname())
+def multipath():
+    tcp(262)  # IPPROTO_MPTCP, which falls back to TCP
+def first_message():
+    with server() as there, socket.socket() as sock:
+        sock.sendto(b"x", 0x20000000, there.getsockname())  # MSG_FASTOPEN
+def first_messages():
+    with server() as there, socket.socket() as sock:
+        sock.sendmsg([b"x"], [], 0x20000000, there.getsockname())
+def multipath_bound():
+    with socket.socket(proto=262) as sock:
+        sock.bind(("127.0.0.1", 80 + 1000))
 print(*map(tried, {
     "files": [lambda: open("/etc/passwd").close(), lambda: open("/etc/group").close(), lambda: os.listdir("/etc"), lambda: open("/tmp/x", "w").close()],
-    "ports": [bound], "signals": [lambda: os.kill(int(sys.argv[2]), 0)],
+    "ports": [bound], "tcp": [tcp, multipath, first_message, first_messages], "multipath": [multipath_bound], "signals": [lambda: os.kill(int(sys.argv[2]), 0)],
 }[sys.argv[1]]))
 """
 
 
-def tried(what: str, *arguments: str, rules: dict[str, Any] | None, **fields: Any) -> str:
-    return python(TRIED, what, *arguments, security=Security(landlock=None if rules is None else Landlock(**PROGRAMS | rules)), **fields)
+def tried(what: str, *arguments: str, rules: dict[str, Any] | None, seccomp: str | None = "default", **fields: Any) -> str:
+    landlock = None if rules is None else Landlock(**PROGRAMS | rules)
+    return python(TRIED, what, *arguments, security=Security(landlock=landlock, seccomp=seccomp), **fields)
 
 
 def test_f19_a_file_may_be_named_by_itself() -> None:
@@ -45,6 +66,22 @@ def test_f19_ports() -> None:
     assert tried("ports", rules={"tcp_bind": ()}) == "PermissionError"
     assert tried("ports", rules={"tcp_bind": (1080,)}) == "done"
     assert tried("ports", rules={}) == "done", "the control"
+
+
+@pytest.mark.parametrize("seccomp", ["default", None], ids=["default", "no filter"])
+def test_f19_what_speaks_tcp_and_is_none_to_landlock(seccomp: str | None) -> None:
+    """Multipath TCP, and connections by a first message (TCP Fast Open), which it is not asked about."""
+    first, *others = tried("tcp", rules={"tcp_connect": ()}, seccomp=seccomp).split()
+    assert first == "PermissionError" and set(others) == {"OSError"}
+    assert tried("multipath", rules={"tcp_bind": ()}, seccomp=seccomp) == "OSError"
+
+
+def test_f19_control_where_landlock_has_no_ports_to_hold_they_connect() -> None:
+    first, multipath, *by_message = tried("tcp", rules={}).split()
+    assert first == "done" and set(by_message) == {"done"}
+    if multipath != "done":
+        pytest.skip("this kernel has no Multipath TCP: its part proves nothing here")
+    assert tried("multipath", rules={}) == "done"
 
 
 @needs("user")

@@ -157,7 +157,7 @@ def _setup_step(m: Model, step: st.Step, plan: Plan, spec: Spec) -> None:
 
 #: What a command is told, in this order and no other; each at most as often as it makes sense.
 ORDER = [
-    st.SetSid, st.Pty, st.Own, st.Cgroup, st.Unshare, st.Descriptors, st.Rlimit, st.Umask, st.Nice, st.Write, st.KeepCaps, st.Groups,
+    st.SetSid, st.Pty, st.Own, st.Cgroup, st.Unshare, st.Descriptors, st.Nice, st.Rlimit, st.Umask, st.Write, st.KeepCaps, st.Groups,
     st.User, st.Write, st.Capabilities, st.NoNewPrivs, st.Chdir, st.LandlockRuleset, st.LandlockPath, st.LandlockPort, st.LandlockRestrict,
     st.Rlimit, st.Signals, st.Seccomp, st.Exec,
 ]  # fmt: skip

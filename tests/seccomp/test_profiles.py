@@ -122,6 +122,43 @@ def test_strict_by_its_words() -> None:
     assert verdict(strict, "ioctl", (0, 0x8913)) == refuse(errno.ENOTTY)
 
 
+def test_a_socket_of_the_internet_by_its_type() -> None:
+    """With protocol 0 the type alone would choose SCTP or DCCP (the kernel's inet_create)."""
+    plain, raw, no_type = made("default"), made("default", "x86_64", "CAP_NET_RAW"), refuse(errno.ESOCKTNOSUPPORT)
+    for family in (2, 10):
+        for kind in (4, 5, 6, 10, 5 | 0o4000, 6 | 0o2000000, 5 | 1 << 32):
+            assert verdict(plain, "socket", (family, kind, 0)) == no_type
+            assert verdict(raw, "socket", (family, kind, 0)) == ALLOW
+        for kind in (1, 2, 3, 1 | 0o2004000):
+            assert verdict(plain, "socket", (family, kind, 0)) == ALLOW
+    assert verdict(plain, "socket", (1, 5, 0)) == ALLOW
+
+
+def test_ioctls_that_load_modules() -> None:
+    plain, admin = made("default"), made("default", "x86_64", "CAP_NET_ADMIN")
+    for code in (0x8940, 0x89A1, 0x8982, 0x8983 | 1 << 32):
+        assert verdict(plain, "ioctl", (3, code)) == refuse(errno.ENOPKG)
+        assert verdict(admin, "ioctl", (3, code)) == ALLOW
+
+
+def test_a_child_of_ones_own_parent() -> None:
+    """CLONE_PARENT, but for those who may have namespaces."""
+    assert verdict(made("default"), "clone", (0x8011,)) == verdict(made("default"), "clone", (0x8011 | 1 << 40,)) == EPERM
+    assert verdict(made("default", "x86_64", "CAP_SYS_ADMIN"), "clone", (0x8011,)) == ALLOW
+
+
+def test_where_sockets_are_denied_so_are_pairs_that_can_be_addressed() -> None:
+    from creche.spec import SeccompRules
+
+    denied, spoken = (compile_filter(SeccompRules(deny=["socket"], allow=allow), arch="x86_64", kernel=(6, 1)) for allow in ([], ["socketpair"]))
+    assert denied is not None and spoken is not None
+    for kind in (2, 3, 2 | 0o2000000, 4, 2 | 1 << 32):
+        assert verdict(denied, "socketpair", (1, kind, 0)) == EPERM
+        assert verdict(spoken, "socketpair", (1, kind, 0)) == ALLOW
+    for kind in (1, 5, 1 | 0o2004000):
+        assert verdict(denied, "socketpair", (1, kind, 0)) == ALLOW
+
+
 def test_seccomp_rules_change_calls_by_name() -> None:
     """What `allow` and `deny` name is decided by them alone; everything else stays as it was."""
     from creche.spec import SeccompRules

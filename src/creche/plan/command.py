@@ -15,7 +15,7 @@ from ..spec.tuning import RLIMIT_NAMES
 from ..values import Value
 from . import steps as st
 from .ids import Identity, may_set_groups, no_groups
-from .landlock import landlock_steps
+from .landlock import landlock_steps, tcp_steps
 from .seccomp import Filter, compile_filter
 from .seccomp.filters import NEW_LISTENER
 
@@ -100,13 +100,13 @@ def confining_steps(
         steps.append(st.Unshare(a=NEWCGROUP, blame="namespaces.cgroup"))
     pairs = b"".join(struct.pack("=II", slot, number) for number, slot in sorted(passed.items()))
     steps.append(st.Descriptors(text=pairs, a=int(spec.tty is not None), blame="pass_fds" if spec.pass_fds else "stdin"))
+    if spec.nice is not None:  # before a limit of it
+        steps.append(st.Nice(a=spec.nice, blame="nice"))
     limits = {**dict(rlimits), **spec.rlimits}
     # What follows opens descriptors of its own, so their limit comes last; but to raise a hard one takes the power that goes before.
     late = {"nofile"} if spec.namespaces.user is not False else set()
     steps += _limits(limits, limits.keys() - late)
     steps.append(st.Umask(a=0o022 if spec.umask is None else spec.umask, blame="umask"))
-    if spec.nice is not None:
-        steps.append(st.Nice(a=spec.nice, blame="nice"))
     if spec.oom_score_adj is not None and spec.has_init:
         steps.append(st.Write(slot=st.PROC, text="self/oom_score_adj", text2=str(spec.oom_score_adj), blame="oom_score_adj"))
     mask = capability_mask(spec)
@@ -129,6 +129,7 @@ def confining_steps(
     steps += landlock_steps(security.landlock, machine)
     steps += _limits(limits, late)
     steps.append(st.Signals(a=int(spec.has_init)))
+    steps += tcp_steps(security.landlock, machine)
     steps += _filters(spec, machine)
     return steps
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import struct
+from functools import lru_cache
 
 from ..errors import UnsupportedError
 from ..machine import Machine
 from ..spec.security import Landlock
 from . import steps as st
+from .seccomp.compiler import compile_policy
+from .seccomp.rules import ALLOW, EPERM, Compare, Op, Policy, Rule, refuse
 
-__all__ = ["landlock_steps"]
+__all__ = ["landlock_steps", "tcp_steps"]
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 _CHANGE = sum(1 << bit for bit in range(4, 13))  # remove and make of each kind: landlock(7)
 REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15  # ABI 2, 3, 5
 BIND_TCP, CONNECT_TCP = 1, 2  # ABI 4
+AF_SMC, IPPROTO_SMC, IPPROTO_MPTCP, MSG_FASTOPEN = 43, 256, 262, 0x2000_0000
 SCOPES = struct.pack("=Q", 1 | 2)  # abstract Unix sockets, signals: ABI 6
 
 
@@ -58,3 +63,35 @@ def landlock_steps(rules: Landlock | None, machine: Machine) -> list[st.Step]:
         for ports, access in ((rules.tcp_bind, BIND_TCP), (rules.tcp_connect, CONNECT_TCP)):
             steps += [st.LandlockPort(slot=slot, a=access, b=port, blame="security.landlock") for port in ports or ()]
     return [*steps, st.LandlockRestrict(slot=slot, blame="security.landlock")]
+
+
+@lru_cache(maxsize=2)
+def _tcp(arch: str) -> bytes:
+    """What speaks TCP and is none to Landlock: Multipath TCP and SMC, which both fall back to it, and a first message that connects (MSG_FASTOPEN).
+
+    The answers are those of a kernel that was built without. io_uring is refused, as it does all this past a filter, and so are other processors' calls.
+    """
+    return compile_policy(
+        Policy(
+            (
+                *(Rule(("socket",), refuse(errno.EPROTONOSUPPORT), (Compare(2, Op.EQ, protocol),)) for protocol in (IPPROTO_MPTCP, IPPROTO_SMC)),
+                Rule(("socket",), refuse(errno.EAFNOSUPPORT), (Compare(0, Op.EQ, AF_SMC),)),
+                *(
+                    Rule((call,), refuse(errno.EOPNOTSUPP), (Compare(flags, Op.EQ, MSG_FASTOPEN, MSG_FASTOPEN),))
+                    for call, flags in (("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3))
+                ),
+                Rule(("io_uring_setup",), EPERM),
+            ),
+            otherwise=ALLOW,
+            newer=ALLOW,
+            foreign=EPERM,
+        ),
+        arch,
+    )
+
+
+def tcp_steps(rules: Landlock | None, machine: Machine) -> list[st.Step]:
+    """A filter that makes Landlock's ports hold for all that speaks TCP; where it has no ports to hold, none."""
+    if rules is None or (rules.tcp_bind is None and rules.tcp_connect is None) or (machine.landlock_abi or 0) < 4:
+        return []
+    return [st.Seccomp(text=_tcp(machine.arch), blame="security.landlock")]

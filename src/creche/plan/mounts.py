@@ -31,6 +31,7 @@ NODE = RDONLY | NOSUID | NOEXEC  # a device of the host's: written to all the sa
 MS_PRIVATE = 1 << 18
 TMPFS_SIZE = 64 * MIB  #: of a Tmpfs without a size, and of /dev/shm
 TMP_SIZE = 256 * MIB
+MOST_PTYS = 1024  #: of the 3,072 that all devpts but the host's have together (kernel.pty.max without its reserve)
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 DEV_LINKS = (("/proc/self/fd", "fd"), ("/proc/self/fd/0", "stdin"), ("/proc/self/fd/1", "stdout"), ("/proc/self/fd/2", "stderr"))
@@ -236,7 +237,7 @@ class Mounts(Pieces):
         self.build += [st.MakeSymlink(slot=folders["/dev"], text=target, text2=name, blame="rootfs") for target, name in DEV_LINKS]
 
     def _devpts(self, devpts: DevPts, blame: str) -> None:
-        options = [("ptmxmode", "0666"), ("mode", "0620")]
+        options = [("ptmxmode", "0666"), ("mode", "0620"), ("max", str(MOST_PTYS))]
         user = self.spec.namespaces.user
         mapped = self.who.maps_group(5) if user is True else any(e.inside <= 5 < e.inside + e.count for e in self.machine.gid_map)
         if mapped and isinstance(user, bool):  # what a joined one maps is not known

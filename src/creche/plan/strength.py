@@ -19,13 +19,13 @@ __all__ = ["no_namespaces", "weaken"]
 
 SCOPES_ABI = 6  #: Landlock knows signals and abstract sockets from Linux 6.12 on
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
-SOCKETS = ("socket",)  # a pair of them (socketpair) reaches nobody
+SOCKETS = ("socket",)  # and with it pairs of datagrams; a pair of streams (socketpair) reaches nobody
 #: What Landlock leaves open to a process of the same user (landlock(7), "Current limitations"), and namespaces would have closed.
 LEFT_OPEN = (
     "chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "fchownat", "lchown", "file_setattr", "setxattr", "lsetxattr", "fsetxattr",
     "setxattrat", "removexattr", "lremovexattr", "fremovexattr", "removexattrat", "utime", "utimes", "futimesat", "utimensat",
     "inotify_add_watch", "prlimit64", "setpriority", "ioprio_set", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler",
-    "process_mrelease", "msgget", "semget", "shmget", "mq_open",
+    "process_mrelease", "msgctl", "msgget", "msgrcv", "msgsnd", "semctl", "semget", "semop", "semtimedop", "shmat", "shmctl", "shmget", "mq_open", "mq_unlink",
 )  # fmt: skip
 
 

@@ -12,7 +12,9 @@ from functools import lru_cache
 
 from .rules import ALLOW, EPERM, NOSYS, Compare, Op, Policy, Rule, refuse
 
-__all__ = ["ALLOWED", "DANGEROUS_IOCTLS", "LEASES", "NAMESPACES", "OPENED_BY", "REFUSED", "compare", "default_policy", "leaseless"]
+__all__ = [
+    "ALLOWED", "DANGEROUS_IOCTLS", "LEASES", "LOADING_IOCTLS", "NAMESPACES", "OPENED_BY", "PARENT", "REFUSED", "TYPE", "compare", "default_policy", "leaseless",
+]  # fmt: skip
 
 ALLOWED = """
 accept accept4 access adjtimex alarm arch_prctl bind brk cachestat capget capset chdir chmod chown clock_adjtime
@@ -86,10 +88,16 @@ REFUSED = {
 # and means a namespace to unshare (and to clone3) alone.
 NAMESPACES = 0x7E020000
 NEWTIME = 0x80
+# CLONE_PARENT: a child of its own parent's. Where no init of ours lies between, that is the supervisor, who would never bury it.
+PARENT = 0x8000
 
 # TIOCSTI types into the terminal of whoever started us, TIOCLINUX pastes into it (CVE-2017-5226), TIOCSETD loads a
 # line discipline, USERFAULTFD_IOC_NEW is userfaultfd by another door.
 DANGEROUS_IOCTLS = {"TIOCSTI": 0x5412, "TIOCLINUX": 0x541C, "TIOCSETD": 0x5423, "USERFAULTFD_IOC_NEW": 0xAA00}
+
+# What asks for a bridge or a VLAN has its module loaded, whoever asks: SIOCGIFBR, SIOCSIFBR, SIOCBRADDBR, SIOCBRDELBR, SIOCGIFVLAN,
+# SIOCSIFVLAN (the kernel's net/socket.c).
+LOADING_IOCTLS = (0x8940, 0x8941, 0x89A0, 0x89A1, 0x8982, 0x8983)
 
 # A lease lets everybody wait who opens the file, for 45 s and again: the host too, where a file of its own is in sight, and other
 # containers. A file's owner may take one, also of what is read-only to him (fcntl(2)).
@@ -98,12 +106,14 @@ LEASES = {"F_SETLEASE": 1024, "F_SETDELEG": 1040}
 # PER_LINUX, PER_LINUX32 and UNAME26 with either; 0xffffffff asks. Not READ_IMPLIES_EXEC, not ADDR_NO_RANDOMIZE.
 PERSONALITIES = (0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 
+SOCK_STREAM, SOCK_DGRAM, SOCK_RAW = 1, 2, 3
+TYPE = 0xF  # of a socket's type, beside which it bears flags: socket(2)
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET = 1, 2, 10, 16, 17
 # "Whatever fits the type", ICMP, TCP, UDP, ICMPv6 and MPTCP; not SCTP, DCCP, L2TP and the like, each a module that a
 # guest could have loaded.
 PROTOCOLS = (0, 1, 6, 17, 58, 262)
 NETLINK_ROUTE, NETLINK_AUDIT = 0, 9
-NO_FAMILY, NO_PROTOCOL = refuse(errno.EAFNOSUPPORT), refuse(errno.EPROTONOSUPPORT)
+NO_FAMILY, NO_PROTOCOL, NO_TYPE = refuse(errno.EAFNOSUPPORT), refuse(errno.EPROTONOSUPPORT), refuse(errno.ESOCKTNOSUPPORT)
 
 
 def compare(index: int, op: Op, value: int, mask: int = 0xFFFFFFFF) -> Compare:
@@ -130,6 +140,9 @@ def _sockets(capabilities: frozenset[str]) -> tuple[Rule, ...]:
             Rule(("socket",), NO_PROTOCOL, (compare(0, Op.EQ, family), *_none_of(2, PROTOCOLS)))
             for family in (AF_INET, AF_INET6)
         ]
+        # By protocol 0 a type chooses its own: SOCK_SEQPACKET is SCTP, and SOCK_DCCP loaded its module.
+        types = tuple(compare(1, Op.NE, kind, TYPE) for kind in (SOCK_STREAM, SOCK_DGRAM, SOCK_RAW))
+        rules += [Rule(("socket",), NO_TYPE, (compare(0, Op.EQ, family), *types)) for family in (AF_INET, AF_INET6)]
     if not admin:
         audit = {"CAP_AUDIT_CONTROL", "CAP_AUDIT_READ", "CAP_AUDIT_WRITE"} & capabilities
         protocols = (NETLINK_ROUTE, NETLINK_AUDIT) if audit else (NETLINK_ROUTE,)
@@ -142,7 +155,7 @@ def _processes(capabilities: frozenset[str]) -> tuple[Rule, ...]:
     if "CAP_SYS_ADMIN" in capabilities:
         return ()
     return (
-        Rule(("clone",), ALLOW, (compare(0, Op.EQ, 0, NAMESPACES),)),
+        Rule(("clone",), ALLOW, (compare(0, Op.EQ, 0, NAMESPACES | PARENT),)),
         Rule(("unshare",), ALLOW, (compare(0, Op.EQ, 0, NAMESPACES | NEWTIME),)),
         # Its flags lie in memory, where a filter can't look; on ENOSYS the C libraries turn to clone.
         Rule(("clone3",), NOSYS),
@@ -166,6 +179,7 @@ def default_policy(capabilities: frozenset[str] = frozenset()) -> Policy:
             Rule(tuple(f"{ALLOWED} {opened}".split()), ALLOW),
             Rule(("ioctl",), ALLOW),
             *(Rule(("ioctl",), EPERM, (compare(1, Op.EQ, code),)) for code in DANGEROUS_IOCTLS.values()),
+            *(Rule(("ioctl",), refuse(errno.ENOPKG), (compare(1, Op.EQ, code),)) for code in LOADING_IOCTLS if "CAP_NET_ADMIN" not in capabilities),
             *(Rule(("personality",), ALLOW, (compare(0, Op.EQ, value),)) for value in PERSONALITIES),
             *_sockets(capabilities),
             *_processes(capabilities),

@@ -13,14 +13,15 @@ from ...spec.checks import nearest
 from ...spec.security import SeccompRules
 from ...values import Value
 from .compiler import clauses, compile_policy
-from .default import default_policy
+from .default import TYPE, compare, default_policy
 from .numbers import ARCHES, audit_arch, elsewhere, name_of, numbers
-from .rules import ALLOW, EPERM, NOSYS, Action, Kind, Policy, Rule, refuse
+from .rules import ALLOW, EPERM, NOSYS, Action, Kind, Op, Policy, Rule, refuse
 from .simulate import run
 
 __all__ = ["Filter", "compile_filter", "explain", "summary", "verdict"]
 
 FIELD = "security.seccomp"
+SOCK_STREAM, SOCK_SEQPACKET = 1, 5
 
 # SECCOMP_FILTER_FLAG_NEW_LISTENER, and _WAIT_KILLABLE_RECV: a reported call is not begun anew by every signal (5.19).
 NEW_LISTENER, WAIT_KILLABLE = 1 << 3, 1 << 5
@@ -181,10 +182,13 @@ def _adjusted(
         rule._replace(names=tuple(name for name in rule.names if name not in spoken)) for rule in policy.rules
     )
     # On any other errno than ENOSYS for clone3 the C libraries give up instead of turning to clone.
-    shut = (
+    shut: tuple[Rule, ...] = (
         Rule(tuple(name for name in deny if name != "clone3"), EPERM),
         Rule(tuple(name for name in deny if name == "clone3"), NOSYS),
     )
+    if "socket" in deny and "socketpair" not in spoken:
+        # One of a pair of datagrams can be sent to any address, which no socket of a pair that is a stream can (unix(7)).
+        shut += (Rule(("socketpair",), EPERM, tuple(compare(1, Op.NE, kind, TYPE) for kind in (SOCK_STREAM, SOCK_SEQPACKET))),)
     return policy._replace(rules=(*kept, Rule(allow, ALLOW), Rule(notify, Action(Kind.NOTIFY)), *shut))
 
 
