@@ -291,7 +291,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         alone = not self.spec.has_init and status >= 0
         usage = commands.usage_of(used, time.monotonic() - self._began, alone)
         for process in self._processes.values():
-            if process.started or alone or (process.brief and process._killing):
+            if process._exit is None and (process.started or alone or (process.brief and process._killing)):
                 process._ended(status if alone else None, usage if alone else process.last_seen(usage), self._oom_kills())
         for ident in list(self._subs):
             self._leave(ident)

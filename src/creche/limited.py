@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from .errors import CgroupError, CrecheError
+from .errors import CgroupError, CrecheError, SpecError
 from .results import Reason
+from .spec.limits import Limits
 
 if TYPE_CHECKING:
     from .cgroups import BoxEvent, Events, ProcessFigures, Stats
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from .cgroups.notify import Watch
     from .process import Process
     from .results import Exit
-    from .spec.limits import Limits
     from .spec.spec import Spec
     from .spending import Spending
 
@@ -100,7 +100,12 @@ class Limited:
             tasks.cancel_scope.cancel()
 
     async def update(self, limits: Limits) -> None:
-        """Change the limits that are given, wholly or (rolled back) not at all. Raises CgroupError, UnsupportedError."""
+        """Change the limits that are given, wholly or (rolled back) not at all. Raises SpecError, CgroupError, UnsupportedError.
+
+        >>> await box.update(Limits(memory="512M"))
+        """
+        if not isinstance(limits, Limits):
+            raise SpecError("limits", limits, 'give Limits, such as Limits(memory="512M")')
         self._limited().update(limits)
         if limits.cpu_time is not None:
             self._watch_spending()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Spending"]
 
 LEAST = 0.002  # seconds between two looks at a container
+MOST = 3600.0  # a longer wait gains nothing, and threading has none of any length
 IDLE = 0.05  # at most so many, where it stands still with less left than that: what goes past a limit is bounded by it
 _order = count()
 
@@ -64,7 +65,7 @@ class Spending:
             return None
         idle, self._seen = used == self._seen, used
         # All processors may be at work on it, so that nothing can be used up before this time.
-        self._pause = max((limit - used) / (os.cpu_count() or 1), LEAST, min(2 * self._pause, IDLE) if idle else 0.0)
+        self._pause = min(max((limit - used) / (os.cpu_count() or 1), LEAST, min(2 * self._pause, IDLE) if idle else 0.0), MOST)
         return self._pause
 
     def strike(self) -> None:

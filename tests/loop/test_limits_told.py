@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from typing import Any
 
 import anyio
 import pytest
 from loop.helpers import BOUND
 
 import creche
-from creche import Container, CrecheError, Limits, Reason, Spec, UnsupportedError
+from creche import Container, CrecheError, Limits, Reason, Spec, SpecError, UnsupportedError
 from needs import needs
 
 pytestmark = needs("native", "userns", "limits")
@@ -121,6 +122,17 @@ async def test_a_limit_changes_in_a_running_container_and_not_at_all_where_a_par
         assert await box.stdout.receive() == b"held\n"
         memory = (await box.stats()).memory
         assert memory is not None and memory.limit == 256 << 20 and (memory.current or 0) > 96 << 20
+
+
+@pytest.mark.parametrize("nonsense", ["64M", None, {"memory": "64M"}], ids=["text", "none", "a table"])
+async def test_what_are_no_limits_changes_nothing_and_is_told(nonsense: Any) -> None:
+    async with Container(Spec(limits=MEMORY)) as box:
+        with pytest.raises(SpecError, match=r"give Limits, such as Limits\(memory=") as caught:
+            await box.update(nonsense)
+        assert caught.value.field == "limits"
+        await box.update(Limits(memory="48M"))  # the control
+        memory = (await box.stats()).memory
+        assert memory is not None and memory.limit == 48 << 20
 
 
 async def test_figures_by_the_container_and_by_process_and_as_they_change() -> None:

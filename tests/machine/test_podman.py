@@ -116,3 +116,21 @@ def test_a_container_in_it(
     command = [*podman(*options), sys.executable, "-m", "creche.cli", "run", *own, "echo", "started"]
     run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert (run.returncode, words in run.stdout + run.stderr) == (status, True), run.stderr
+
+
+@needs("native", "place-v2")
+@pytest.mark.parametrize(
+    ("options", "limits", "status", "words"),
+    [
+        ((), ("--memory", "64M"), 125, "--security-opt unmask=ALL"),
+        (FLAGS, ("--memory", "64M"), 137, "give it more than limits.memory of 64M"),
+        (FLAGS, (), 0, "held"),
+    ],
+    ids=["defaults", "both flags", "control"],
+)
+def test_limits_in_it(podman: Podman, options: tuple[str, ...], limits: tuple[str, ...], status: int, words: str) -> None:
+    """With version 2 Podman's flag for /proc makes the container's own cgroup writable, too; without it the refusal names that flag."""
+    program = "x = bytearray(200 << 20); print('held')"
+    command = [*podman(*options), sys.executable, "-m", "creche.cli", "run", *limits, "python3", "-c", program]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert (run.returncode, words in run.stdout + run.stderr) == (status, True), run.stderr

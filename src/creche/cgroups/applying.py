@@ -187,6 +187,6 @@ def _merged(before: Limits | None, limits: Limits) -> Limits:
 
 def enable(folder: str, names: Iterable[str]) -> None:
     """Give a version 2 cgroup's children the controllers *names*. Raises CgroupError."""
-    missing = [name for name in names if name not in beneath(folder)]
-    if missing:
+    given = beneath(folder)
+    if missing := [name for name in names if name not in given]:
         files.write(f"{folder}/cgroup.subtree_control", " ".join(f"+{name}" for name in missing))

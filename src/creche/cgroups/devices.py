@@ -16,12 +16,12 @@ def device(path: str, sys: str = "/sys") -> str:
     try:
         found = os.stat(path)
     except OSError as error:
-        raise CgroupError(f"limits.io: {error.strerror}", path=path, errno=error.errno) from error
+        raise CgroupError(f"limits.io[{path!r}] can't be looked at", path=path, errno=error.errno, hint="name a disk, or a file or directory on it") from error
     if stat.S_ISBLK(found.st_mode):
         number = found.st_rdev
     elif stat.S_ISCHR(found.st_mode):
         raise UnsupportedError(
-            f"limits.io: {path} is a character device, not a block device",
+            f"limits.io[{path!r}] is a character device, not a block device",
             hint="name the disk or a file on it",
         )
     else:
@@ -30,7 +30,7 @@ def device(path: str, sys: str = "/sys") -> str:
     folder = os.path.join(sys, "dev/block", name)
     if os.major(number) == 0 or not os.path.exists(folder):
         raise UnsupportedError(
-            f"limits.io: the file system of {path} has no block device of its own ({name}: tmpfs, overlay, btrfs, …)",
+            f"limits.io[{path!r}]: its file system has no block device of its own ({name}: tmpfs, overlay, btrfs, …)",
             hint="name the disk below it, such as /dev/sda",
         )
     if os.path.exists(os.path.join(folder, "partition")):  # io.max answers ENODEV for partitions

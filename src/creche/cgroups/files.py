@@ -19,7 +19,7 @@ HINTS = {
     errno.EACCES: "this user may not write there: have it delegated (systemd: Delegate=yes, by hand: chown)",
     errno.EPERM: "this user may not write there: have it delegated (systemd: Delegate=yes, by hand: chown)",
     errno.EROFS: "the cgroup file system is mounted read-only; mount it writable (docker run --privileged, "
-    "podman run --security-opt unmask=/sys/fs/cgroup) or delegate another one",
+    "podman run --security-opt unmask=ALL) or delegate another one",
     errno.EBUSY: "it holds processes, or its children hold more than the new limit allows",
     errno.ENOSPC: "the machine's or the parent's cgroup limits are used up (cgroup.max.descendants)",
 }

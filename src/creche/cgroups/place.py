@@ -130,7 +130,8 @@ class Place:
         prepare(hierarchy, folder)
         if hierarchy.version == 2:
             files.write(f"{folder}/cgroup.max.descendants", str(DESCENDANTS))
-            enable(folder, (name for name in FIGURES if name in wanted and hierarchy.offers(name)))
+            if counted := [name for name in FIGURES if name in wanted and hierarchy.offers(name)]:
+                files.write(f"{folder}/cgroup.subtree_control", " ".join(f"+{name}" for name in counted))  # new: it gives none yet
 
     def extend(self, group: Group, limits: Limits) -> None:
         """Give *group* the controllers that it was made without and *limits* needs, its processes brought along."""

@@ -195,7 +195,7 @@ def remedy(two: Standing | None) -> str:
     ):
         return (
             "in a container: give it a writable cgroup of its own (docker run --cgroupns=private "
-            "--security-opt writable-cgroups=true, or --privileged; podman run --security-opt unmask=/sys/fs/cgroup), "
+            "--security-opt writable-cgroups=true, or --privileged; podman run --security-opt unmask=ALL), "
             "with nothing but this program in it"
         )
     if two is None:

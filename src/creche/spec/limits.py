@@ -33,7 +33,7 @@ class Size(Check):
         try:
             result = size(value, path)
         except SpecError as error:
-            raise self.refuse(value, path, error.wish if isinstance(value, str) else self.wish) from None
+            raise self.refuse(value, path, self.wish if type(value) is int and value < 0 else error.wish) from None
         if result < self.least:
             raise self.refuse(value, path)
         return result
