@@ -135,4 +135,5 @@ def test_a_spec_has_limits_always() -> None:
 
 def test_a_wish_says_what_to_write() -> None:
     assert '"64M"' in refused(lambda: Limits(memory=0), "limits.memory").wish
+    assert "more than the kernel can count" in refused(lambda: Limits(memory=2**63), "limits.memory").wish
     assert "rbps" in refused(lambda: Limits(io={"/srv": {"rbp": 1}}), "limits.io['/srv'].rbp").wish
