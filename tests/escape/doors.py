@@ -365,8 +365,6 @@ for _name, _family, _kind, _protocol in (
     ("H5 a raw socket", 2, 3, 255),
     ("H5 a raw socket of version 6", 10, 3, 58),
     ("H5 an XDP socket", 44, 3, 0),
-    ("H5 SCTP by its type", 2, 5, 0),
-    ("H5 SCTP of version 6 by its type", 10, 5, 0),
     ("H5 DCCP by its type", 2, 6, 0),
     ("H6 netlink: netfilter", 16, 3, 12),
     ("H7 netlink: uevents", 16, 3, 15),
@@ -383,7 +381,7 @@ for _name, _family, _kind, _protocol in (
         return f"descriptor {fd}"
 
 
-for _name, _number in (("H5 a bridge's module by an ioctl", 0x8940), ("H5 the VLANs' module by an ioctl", 0x8982), ("H5 a bridge's module by an ioctl, upper half set", 0x8940 | UPPER)):
+for _name, _number in (("H5 a bridge's module by an ioctl", 0x8940), ("H5 a bridge's module by an ioctl, upper half set", 0x8940 | UPPER)):
 
     @attack(_name)
     def _module(number=_number):

@@ -109,7 +109,7 @@ def test_a_field_is_normalised(field: str, given: Any, normal: Any) -> None:
         ("nice", 20, "nice"),
         ("nice", "0", "nice"),
         ("oom_score_adj", -1001, "oom_score_adj"),
-        ("sysctl", {"kernel.core_pattern": "|/x"}, "sysctl"),
+        ("sysctl", {"kernel.core_pattern": "|/x"}, "sysctl"),  # D1: the machine's, by whatever name it is called
         ("sysctl", {"vm.overcommit_memory": "1"}, "sysctl"),
         ("sysctl", {"kernel.hostname": "x"}, "sysctl"),
         ("sysctl", {"net..x": "1"}, "sysctl"),
