@@ -69,9 +69,10 @@ class Channel:
 
     def wake(self) -> None:
         """Let everyone who waits look again, the one who reads included: what it waits for may have been read already."""
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None
+        changed, self._changed = self._changed, None
+        if changed is not None:
+            with contextlib.suppress(RuntimeError):  # the loop on which somebody waited is closed
+                changed.set()
         if self._reading:
             with contextlib.suppress(RuntimeError, ImportError, anyio.NoEventLoopError):  # no loop runs here any more
                 anyio.notify_closing(self._socket)

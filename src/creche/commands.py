@@ -211,14 +211,24 @@ def figures(pid: int) -> tuple[float, float, int | None]:
 
 
 def why(what: str, error: int) -> tuple[str, str]:
-    """Why namespaces ("clone3") or the mount of a kind of file system are forbidden here, and what to do: by probing."""
-    from .diagnose import gather, why_filtered, why_no_mount, why_no_own_id, why_no_userns
+    """Why namespaces ("clone3"), a folder as a layer ("layer PATH") or the mount of a kind of file system are forbidden here, and what to do: by probing."""
+    from .diagnose import (
+        gather,
+        mounted_below,
+        why_filtered,
+        why_no_layer,
+        why_no_mount,
+        why_no_own_id,
+        why_no_userns,
+    )
 
     machine = probe()
     if what.startswith("clone3"):
         found = why_no_userns(machine, error, user=what == "clone3")
     elif what == "uid_map":
         found = why_no_own_id(machine, error)
+    elif what.startswith("layer "):
+        found = why_no_layer(mounted_below(what.removeprefix("layer ")))
     elif what.startswith("set"):
         found = why_filtered(machine, what, error)
     else:

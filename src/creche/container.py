@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from . import claims, commands, givenback, ranges
+from . import abandoned, claims, commands, givenback, ranges
 from .branching import Branching
 from .channel import Channel
 from .communicate import alone
@@ -155,6 +155,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
 
     async def __aenter__(self) -> Self:
         self._move(Event.START)
+        abandoned.begins(self)
         try:
             await self._start()
             self._watch_spending()
@@ -381,6 +382,10 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
             scratch.remove(self._scratch)
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
+        self._forsake("the garbage collector", "was never closed: it is killed; use `async with`", _warn)
+
+    def _forsake(self, by: str, what: str, _warn: Any = warnings.warn) -> None:
+        """Nobody will leave its block any more."""
         if getattr(self, "_state", State.NEW) in (State.NEW, State.CLOSED):
             return
         if os.getpid() != self._owner:
@@ -389,15 +394,18 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         if sys.is_finalizing():  # nobody asks any more, and even `open` is gone; what is left of a cgroup is swept by the next start
             self._strike()
             return
-        self._kill(Reason.KILLED, "the garbage collector")
+        told = repr(self)
+        self._kill(Reason.KILLED, by)
         if self._pidfd >= 0 and not self._reaped:
             is_dead(self._pidfd, CLOSING)
             self._bury()
         self._release()
         if self._group is not None:
+            group, self._group = self._group, None
             with contextlib.suppress(CrecheError):
-                self._group.remove()
-        _warn(f"{self!r} was never closed: it is killed; use `async with`", ResourceWarning, source=self)
+                group.remove()
+        self._move(Event.CLOSE)
+        _warn(f"{told} {what}", ResourceWarning, source=self)
 
     def kill(self) -> None:
         """Kill everything in it, now. Nothing where it has ended."""

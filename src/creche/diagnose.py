@@ -20,12 +20,15 @@ __all__ = [
     "Refusal",
     "apparmor_profile",
     "gather",
+    "mounted_below",
     "why_filtered",
     "why_no_id_map",
+    "why_no_layer",
     "why_no_mount",
     "why_no_namespaces",
     "why_no_own_id",
     "why_no_userns",
+    "writable_cgroup",
 ]
 
 
@@ -133,6 +136,17 @@ _LSM = {
 }
 
 
+#: How an engine is told to give its container a cgroup that can be written to.
+_WRITABLE = {
+    "docker": "start the outer container with: docker run --security-opt writable-cgroups=true … where your Docker"
+    " knows it, else --cgroupns=host -v /sys/fs/cgroup:/sys/fs/cgroup:rw",
+    "podman": "start the outer container with: podman run --security-opt unmask=ALL … (cgroup v2), or with"
+    " --cgroupns=host -v /sys/fs/cgroup:/sys/fs/cgroup:rw (cgroup v1)",
+    "kubernetes": "the node's runtime must mount cgroups writable (containerd: cgroup_writable; CRI-O: the annotation"
+    " io.kubernetes.cri-o.cgroup2-mount-hierarchy-rw), or leave limits to the pod",
+}
+
+
 def _for_engine(table: dict[str, str], machine: Machine) -> str:
     return table.get(machine.engine or "", table[""])
 
@@ -152,7 +166,7 @@ def why_no_userns(
     """
     found = gather(machine, errno) if evidence is None else evidence
     if errno in (e.EPERM, e.ENOSYS) and found.clone3 not in (None, e.EINVAL):
-        name = e.errorcode.get(errno, str(errno))
+        name = e.errorcode.get(found.clone3, str(found.clone3))
         return Refusal(
             f"a seccomp filter around this process answers clone3 with {name}, so it can't make namespaces",
             _for_engine(_FILTER, machine),
@@ -330,6 +344,33 @@ def why_no_id_map(machine: Machine, errno: int = e.EPERM, message: str = "") -> 
     return Refusal(
         f"newuidmap refused the map: {message.strip() or os.strerror(errno)}",
         "compare the ids of uid_map and gid_map with /etc/subuid and /etc/subgid",
+    )
+
+
+def writable_cgroup(machine: Machine) -> str | None:
+    """How the engine around us is told to give us a cgroup that can be written to; None where there is none, or nothing is known."""
+    return _WRITABLE.get(machine.engine or "")
+
+
+def mounted_below(path: str) -> tuple[str, ...]:
+    """What is mounted in a folder: the places, in the order in which they were mounted."""
+    top = os.path.realpath(path).rstrip("/") + "/"
+    mounts = surroundings.parse_mounts(surroundings.text("/proc/thread-self/mountinfo"))
+    return tuple(dict.fromkeys(mount.point for mount in mounts if mount.point.startswith(top) and mount.point != top))
+
+
+def why_no_layer(below: tuple[str, ...]) -> Refusal:
+    """Why a folder was no layer of an overlay, with what is mounted in it (`mounted_below`)."""
+    if not below:
+        return Refusal(
+            "it is not a place that can be a layer: a file of /proc, or a mount that was made unbindable",
+            "give a folder of a disk or of a tmpfs",
+        )
+    places = ", ".join(below[:3]) + (", …" if len(below) > 3 else "")
+    return Refusal(
+        f"a layer is one file system alone, others are mounted in this one ({places}), and who is not root may not see what they cover"
+        " (mount_namespaces(7))",
+        "give folders in which nothing is mounted, such as /usr, each with its place (Overlay(['/usr'], target='/usr')), or start as root",
     )
 
 

@@ -133,9 +133,8 @@ def _calls(machine: Machine, trial: Trial) -> Iterator[Finding]:
 def _namespaces(machine: Machine, trial: Trial, executable: str) -> Iterator[Finding]:
     if trial.userns:
         # a filter has been asked about already, by itself: what is left is the kernel's own reason
-        evidence = Evidence(clone3=trial.filtered.get("clone3") or e.EINVAL, executable=executable)
-        if trial.filtered.get("unshare"):
-            evidence = attrs.evolve(evidence, clone3=trial.filtered["unshare"])
+        filtered = trial.filtered.get("clone3") or trial.filtered.get("unshare")
+        evidence = Evidence(clone3=filtered or e.EINVAL, executable=executable)
         why, fix = why_no_userns(machine, trial.userns, evidence)
         yield Finding("namespaces", "user", "no", _name(trial.userns), why, fix, True)
         return
@@ -191,25 +190,13 @@ def _mounts(machine: Machine, trial: Trial, executable: str) -> Iterator[Finding
         )
 
 
-#: How an engine is told to give its container a cgroup that can be written to.
-_WRITABLE = {
-    "docker": "start the outer container with: docker run --security-opt writable-cgroups=true … where your Docker"
-    " knows it, else --cgroupns=host -v /sys/fs/cgroup:/sys/fs/cgroup:rw",
-    "podman": "start the outer container with: podman run --security-opt unmask=ALL … (cgroup v2), or with"
-    " --cgroupns=host -v /sys/fs/cgroup:/sys/fs/cgroup:rw (cgroup v1)",
-    "kubernetes": "the node's runtime must mount cgroups writable (containerd: cgroup_writable; CRI-O: the annotation"
-    " io.kubernetes.cri-o.cgroup2-mount-hierarchy-rw), or leave limits to the pod",
-}
-
-
 def _cgroup(
     machine: Machine, place: str | Limitation | None, controllers: tuple[str, ...]
 ) -> Iterator[Finding]:
     if place is None:
         return
     if isinstance(place, Limitation):
-        fix = _WRITABLE.get(machine.engine or "", place.hint)
-        yield Finding("limits", "cgroup", "no", "none for us", place.sentence, fix, True)
+        yield Finding("limits", "cgroup", "no", "none for us", place.sentence, place.hint, True)
         return
     yield Finding("limits", "cgroup", "yes", place, needed=True)
     missing = [name for name in ("memory", "pids", "cpu") if name not in controllers]

@@ -34,8 +34,8 @@ def _number(value: object, field: str) -> int:
 class Plumbing:
     """The ends of a command's pipes; the child's are closed once they have been sent."""
 
-    def __init__(self, spec: Spec | None, sources: Mapping[int, int] | None = None) -> None:
-        """None: of what has none yet."""
+    def __init__(self, spec: Spec | None, sources: Mapping[int, int] | None = None, *, idle: bool = False) -> None:
+        """None: of what has none yet. `idle`: there is no command to have them; what was given must be open all the same."""
         self.child: list[int] = []  # in the order of plan.compile.descriptors_of
         self._ours: list[int] = []  # opened here for the child
         self.stdin: SendStream | None = None
@@ -56,6 +56,8 @@ class Plumbing:
                     given[name] = _number(own, name)
                 elif not isinstance(value, str):
                     given[name] = _number(value, name)
+        if idle:
+            return
         name = "stdin"
         try:
             if spec.tty is None:

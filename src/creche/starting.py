@@ -105,7 +105,7 @@ class Starting:
     async def _start(self) -> None:
         spec = self.spec
         self._began = time.monotonic()
-        plumbing = Plumbing(spec, self._sources)  # first: a closed descriptor must be seen before one of ours takes its number
+        plumbing = Plumbing(spec, self._sources, idle=spec.command is None)  # first: a closed descriptor must be seen before one of ours takes its number
         main = Process(cast("Container", self), 1, spec.command or (), plumbing)
         if spec.command is not None:
             self._main = main

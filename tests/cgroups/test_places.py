@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 from jeepney import MessageType
 from jeepney.low_level import HeaderFields, Message, Parser
@@ -19,6 +20,7 @@ from creche.cgroups.dbus import connected
 from creche.cgroups.hierarchy import Hierarchy, Standing, memberships, standings
 from creche.cgroups.place import Place
 from creche.errors import CgroupError, UnsupportedError
+from creche.machine import Machine
 from creche.spec import Limits
 
 HYBRID = """\
@@ -173,6 +175,18 @@ def test_a_container_is_given_its_own_remedy(proc: Callable[..., Place], tmp_pat
     (point / "cgroup.events").write_text("populated 1\n")
     place = proc(f"41 31 0:38 / {point} ro - cgroup2 cgroup2 rw\n", "0::/\n")
     assert place.hint is not None and "docker run" in place.hint
+
+
+def test_an_engine_around_us_is_told_its_own_flags(proc: Callable[..., Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the doctor tells them: in Docker on version 1 each hierarchy is there, and read-only."""
+    point = tmp_path / "ro"
+    point.mkdir()
+    mounts = f"41 31 0:38 / {point} ro - cgroup cgroup rw,memory\n"
+    for engine, words in (("docker", "docker run --security-opt writable-cgroups=true"), ("podman", "podman run --security-opt unmask=ALL")):
+        monkeypatch.setattr(choose, "probe", lambda engine=engine: attrs.evolve(Machine.example(), engine=engine))
+        place = proc(mounts, "1:memory:/\n")
+        assert place.hint is not None and words in place.hint
+        assert any("is read-only" in reason for reason in place.reasons)
 
 
 def test_a_word_that_is_no_place_is_refused() -> None:

@@ -13,7 +13,7 @@ import pytest
 from errors.causes import CAUSES, _elsewhere
 from privileged.look import busybox_root, run
 
-from creche import SpawnError, SpecError, UnsupportedError
+from creche import Overlay, SpawnError, SpecError, UnsupportedError
 from needs import needs
 
 pytestmark = needs("userns", "native")
@@ -48,6 +48,17 @@ def test_a_cause_is_told(folder: Path, name: str) -> None:
         assert error.hint and text.endswith(error.hint)
     assert "\n" not in text and len(text) < 700
     assert str(pickle.loads(pickle.dumps(error))) == text
+
+
+@needs("user", "overlay")
+def test_a_layer_in_which_others_are_mounted_is_told_with_their_places(folder: Path) -> None:
+    """Which those are is the machine's affair: no row of the page. Control: a folder of it in which nothing is."""
+    with pytest.raises(SpawnError) as caught:
+        run(["true"], mounts=[Overlay(["/"], target="/o")])
+    text = str(caught.value)
+    assert (caught.value.field, caught.value.errno) == ("mounts[0].lower[0]", e.EINVAL)
+    assert "others are mounted in this one (/" in text and "start as root" in text and "unbindable" not in text
+    run(["true"], mounts=[Overlay([folder], target="/o")])
 
 
 def test_there_are_enough_of_them() -> None:

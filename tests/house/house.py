@@ -45,6 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "starting",
         "sharing",
         "givenback",
+        "abandoned",
         "planning",
         "inspecting",
         "attempts",

@@ -161,6 +161,54 @@ def test_collected_when_its_loop_is_gone(kind):
         held.clear()
 
 
+CLOSED = """
+import asyncio, os, sys, uvloop
+import creche
+from creche import Container, Spec
+
+boxes = []
+
+async def holds(how):
+    async with Container(Spec(["sleep", "1000"])) as box:
+        boxes.append((box, box.init_pid))
+        await {"end": box.wait, "read": box.stdout.receive, "another": lambda: box.run(["sleep", "1000"])}[how]()
+
+async def for_a_while():
+    while not boxes:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+
+def abandon(loop, how):
+    task = loop.create_task(holds(how))
+    loop.run_until_complete(for_a_while())
+    loop.close()
+    task._log_destroy_pending = False  # it stays pending for good
+    return boxes.pop()
+
+for new in (asyncio.new_event_loop, uvloop.new_event_loop):
+    for how in ("end", "read", "another"):
+        box, pid = abandon(new(), how)
+        os.kill(pid, 0)  # the collector does not find it: this is the control
+        if sys.argv[1] == "asyncio":
+            asyncio.run(creche.run(["true"]))
+        else:
+            import trio
+            trio.run(creche.run, ["true"])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            print(how, box.exit.reason.name, box.exit.detail["killed_by"])
+"""
+
+
+@pytest.mark.parametrize("next_loop", ["asyncio", "trio"])
+def test_what_a_closed_loop_left_is_ended_by_the_next_start(next_loop):
+    """Whichever loop that start is on; the closed one is held by what waits on it, and so are its containers."""
+    done = subprocess.run([sys.executable, "-W", "always", "-c", CLOSED, next_loop], capture_output=True, text=True, check=False, timeout=BOUND)
+    assert done.stdout.splitlines() == [f"{how} KILLED its loop, which was closed" for how in ("end", "read", "another")] * 2, done.stderr
+    assert done.stderr.count("was left by a loop that was closed under its tasks") == 6, done.stderr
+
+
 def test_ctrl_c_in_asyncio_run_leaves_nothing():
     async def main():
         async with Container(Spec(SLEEPER)):

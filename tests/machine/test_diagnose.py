@@ -30,6 +30,7 @@ USER, ROOT = Machine.example(), Machine.example_root()
             "podman run --security-opt",
         ),
         ({"engine": "kubernetes"}, e.EPERM, Evidence(clone3=e.EPERM), "seccomp", "seccompProfile"),
+        ({"engine": "docker"}, e.EPERM, Evidence(clone3=e.ENOSYS), "clone3 with ENOSYS", "seccomp=unconfined"),
         ({"engine": "wsl"}, e.EPERM, Evidence(clone3=e.EPERM), "seccomp", "SystemCallFilter"),
         ({"release": "4.4.0"}, e.ENOSYS, REACHED, "4.4.0) has no clone3", "5.14"),
         (

@@ -10,17 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from needs import missing
+
 TOP = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist and wheels: those that `.ci/run` built, or the sdist and this machine's wheel built now."""
+    """A folder with the sdist and wheels: those that `.ci/run` built, or built now the sdist, this machine's wheel and what can be cross-compiled."""
     if folder := os.environ.get("CRECHE_WHEELS"):
         return Path(folder)
     made = tmp_path_factory.mktemp("published")
+    targets = dict.fromkeys([os.uname().machine, *(["aarch64"] if missing("aarch64") is None else [])])
     done = subprocess.run(
-        [TOP / ".ci" / "wheels", made, os.uname().machine], capture_output=True, text=True, check=False
+        [TOP / ".ci" / "wheels", made, *targets], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return made

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 
 import anyio
 
+from ..diagnose import writable_cgroup
 from ..errors import CgroupError
+from ..machine import probe
 from . import files, room
 from .hierarchy import Hierarchy, Standing, memberships, standings
 from .place import Place
@@ -110,7 +112,7 @@ def older(near: Place, asked: str | None = None, proc: str = "/proc/self") -> Pl
                 return Place("v1", tuple(one), reasons=tuple(reasons))
     if not standing:
         reasons.append("no cgroup file system is mounted")
-    return Place("none", reasons=tuple(dict.fromkeys(reasons)), hint=near.hint)
+    return Place("none", reasons=tuple(dict.fromkeys(reasons)), hint=writable_cgroup(probe()) or near.hint)
 
 
 def _two(standing: list[Standing]) -> Standing | None:

@@ -31,8 +31,8 @@ def step_of(failure: Failure, plan: Plan, command: tuple[st.Step, ...]) -> st.St
 def error_of(failure: Failure, spec: Spec, plan: Plan, command: tuple[st.Step, ...], why: Why) -> SpawnError | UnsupportedError:
     """The typed error for a failure while a container or a command was started.
 
-    `why(what, errno)` finds out, by probing, why namespaces ("clone3"), an id map ("uid_map"), a name ("sethostname")
-    or a file system's mount are forbidden here.
+    `why(what, errno)` finds out, by probing, why namespaces ("clone3"), an id map ("uid_map"), a name ("sethostname"),
+    a folder as a layer ("layer PATH") or a file system's mount are forbidden here.
     """
     step = step_of(failure, plan, command)
     text = os.fsdecode(failure.text)
@@ -121,7 +121,7 @@ def _explain(failure: Failure, step: st.Step, spec: Spec, plan: Plan, text: str,
         }
         return f"cwd: {_text(step)} in the container: {said}", hints.get(error)
     if isinstance(step, (st.Open, st.OpenTree, st.Idmap)) and not step.flags & st.INSIDE:
-        return _source(failure, step, spec)
+        return _source(failure, step, spec, why)
     if isinstance(step, (st.Attach, st.MakeDirectory, st.MakeSymlink, st.MakeFile)):
         return _target(failure, step, spec)
     if isinstance(step, (st.FsMount, st.FsString, st.FsFd, st.FsFlag, st.FsOpen, st.OverlayOld)):
@@ -204,10 +204,15 @@ def _exec(failure: Failure, spec: Spec, step: st.Step, text: str) -> tuple[str, 
     return f"command: {text or name!s} {word}: {_said(failure)}", hints.get(error)
 
 
-def _source(failure: Failure, step: st.Step, spec: Spec) -> tuple[str, str | None]:
+def _source(failure: Failure, step: st.Step, spec: Spec, why: Why) -> tuple[str, str | None]:
     error, field = failure.errno, step.blame
+    if isinstance(step, st.OpenTree) and error == e.EINVAL and _overlay(spec, field) is not None:
+        reason, hint = why(f"layer {os.fsdecode(step.text)}", error)
+        return f"{field}: {_text(step)}: {_said(failure)}: {reason}", hint
     if isinstance(step, st.Idmap) and error in (e.EINVAL, e.EPERM, e.EOPNOTSUPP):
         instead = "leave its uid_map and gid_map out" if step.text2 else "mount it read-only, give Bind(…, idmap=False) and files that the container's ids may use"
+        if _overlay(spec, field) is not None:
+            instead = "leave that layer out"
         return f"{field}: {_text(step)} lies on a file system that can't be idmapped ({_said(failure)})", f"{instead}, or move it to ext4, xfs or btrfs"
     if isinstance(step, st.Idmap) and error in (e.ENOSPC, e.EUSERS):
         return f"{field}: no user namespace for the maps of {_text(step)}: {_said(failure)}", "raise user.max_user_namespaces (sysctl), or leave its uid_map and gid_map out"
