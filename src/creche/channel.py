@@ -6,12 +6,14 @@ import contextlib
 import errno
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 
 import anyio
 
 from ._native import ffi, lib
+from .errors import CrecheError
 from .wire import control
 from .wire.control import REPLY_SIZE, Reply
 
@@ -35,6 +37,7 @@ class Channel:
         self._turn: anyio.Lock | None = None
         self.ended = False  #: the other end is gone, or has sent what no init of ours sends
         self.broken = False  #: the latter
+        self._thread = threading.get_ident()
         ours.setblocking(False)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # a pid that the kernel translates: unix(7)
 
@@ -79,6 +82,7 @@ class Channel:
 
     async def until(self, done: Callable[[], bool], alarm: Callable[[], float | None] = lambda: None) -> None:
         """Wait until `done()`, the channel has ended, or the time (of time.monotonic) that `alarm()` gives has come."""
+        self._at_home()
         while not done():
             self.drain()
             at = alarm()
@@ -89,6 +93,11 @@ class Channel:
                 continue
             with anyio.move_on_after(at - time.monotonic()):
                 await self._news()
+
+    def _at_home(self) -> None:
+        """Raises CrecheError on another thread than the one that started it: who waits here is woken by tasks of one loop."""
+        if threading.get_ident() != self._thread:
+            raise CrecheError("the container belongs to the loop of another thread, which started it: use it there (anyio.from_thread.run)")
 
     async def _news(self) -> None:
         if self._reading:
@@ -121,6 +130,7 @@ class Channel:
         def sent() -> bool:
             return self.post(kind, ident, number=number, blob=blob, flags=flags, a=a, b=b, fds=fds)
 
+        self._at_home()
         if sent():
             return
         if self._turn is None:

@@ -252,6 +252,6 @@ def read_regular(fd: int, path: str, limit: int) -> bytes:
 
 def resize(fd: int, rows: int, columns: int) -> None:
     """ioctl_tty(2), TIOCSWINSZ."""
-    if not (0 < rows < 65536 and 0 < columns < 65536):
+    if not all(type(number) is int and 0 < number < 65536 for number in (rows, columns)):
         raise SpecError("tty", (rows, columns), "give (rows, columns), each from 1 to 65535")
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))

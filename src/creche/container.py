@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,7 +28,7 @@ from .listening import Listening
 from .machine import Machine
 from .place import Place
 from .plan.compile import Context, Plan
-from .process import Process, is_dead
+from .process import Process, is_dead, seconds
 from .renewing import Renewing
 from .results import Detail, Exit, Reason
 from .spawn import RUNNING, Job, reap, strike
@@ -165,6 +166,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
             self._exit = None  # it never ran
             raise
         self._move(Event.STARTED)
+        self._obey()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -408,8 +410,9 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         _warn(f"{told} {what}", ResourceWarning, source=self)
 
     def kill(self) -> None:
-        """Kill everything in it, now. Nothing where it has ended."""
-        self._kill(Reason.KILLED, "kill()")
+        """Kill everything in it, now; while it starts, as soon as it runs. Nothing where it has ended."""
+        if not self._later(self.kill):
+            self._kill(Reason.KILLED, "kill()")
 
     def _kill(self, reason: Reason, by: str = "", limit: str | None = None, value: float | None = None) -> None:
         self._look()
@@ -431,7 +434,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         """Send the main command SIGTERM; after `grace` seconds everything is killed. Without a main command: `kill`."""
         if self._main is None:
             self.kill()
-        else:
+        elif not self._later(partial(self.terminate, seconds(grace))):
             self._main.terminate(grace)
 
     def _wake(self) -> None:

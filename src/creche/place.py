@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
@@ -74,6 +74,7 @@ class Place:
         def _leave(self, ident: int) -> None: ...
         def _give(self, plumbing: Plumbing, plan: Plan, uid: int, gid: int) -> None: ...
         async def _gone(self) -> None: ...
+        def _later(self, order: Callable[[], None]) -> bool: ...
         @property
         def stdout(self) -> ReceiveStream | None: ...
 
@@ -374,16 +375,18 @@ class Place:
         >>> box.send_signal(signal.SIGTERM, all=True)
         """
         number = signal_number(signal)
+        if all and not self.spec.has_init:
+            raise CrecheError("the container has no init of ours, which alone knows all processes: leave init and namespaces.pid True")
+        if not all and self.spec.command is None and self._state in (State.STARTING, State.RUNNING):
+            raise CrecheError("the container has no main command: give all=True, or signal a process that open() gave")
+        if self._later(partial(self.send_signal, signal, all=all)):
+            return
         if all:
             self._signal_all(number)
         elif self._main is not None:
             self._main.send_signal(number)
-        elif self._state is State.RUNNING:
-            raise CrecheError("the container has no main command: give all=True, or signal a process that open() gave")
 
     def _signal_all(self, number: int) -> None:
-        if not self.spec.has_init:
-            raise CrecheError("the container has no init of ours, which alone knows all processes: leave init and namespaces.pid True")
         if self._state is not State.RUNNING or self._channel is None or self._channel.ended:
             return
         try:

@@ -14,7 +14,7 @@ import anyio.abc
 import attrs
 
 from .commands import figures
-from .errors import CrecheError
+from .errors import CrecheError, SpecError
 from .lifecycle import CLOSING, TELLING
 from .results import Detail, Exit, Reason, Usage
 from .spawn import exhausted
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .errors import SpawnError
     from .plumbing import Plumbing
 
-__all__ = ["Process", "is_dead"]
+__all__ = ["Process", "is_dead", "seconds"]
 
 
 def signal_number(signal: int) -> int:
@@ -34,6 +34,13 @@ def signal_number(signal: int) -> int:
     if not isinstance(signal, int):
         raise ValueError(f"{signal!r} is not a signal: give a number, such as signal.SIGTERM")
     return signal if 32 <= signal <= 64 else _signal.Signals(signal)
+
+
+def seconds(grace: float) -> float:
+    """A grace, checked. Raises SpecError for what is none."""
+    if type(grace) not in (int, float) or not grace >= 0:
+        raise SpecError("grace", grace, "give seconds, 0 or more (math.inf: never kill)")
+    return grace
 
 
 def is_dead(pidfd: int, seconds: float = 0) -> bool:
@@ -249,7 +256,8 @@ class Process(anyio.abc.Process):
                 pass  # it has just ended; its message is on the way
 
     def terminate(self, grace: float = 10.0) -> None:
-        """Send SIGTERM, and after `grace` seconds SIGKILL (as soon as anybody waits for its end)."""
+        """Send SIGTERM, and after `grace` seconds SIGKILL (as soon as anybody waits for its end). Raises SpecError for a grace that is none."""
+        grace = seconds(grace)
         self.send_signal(_signal.SIGTERM)
         if self._exit is None and self._grace_ends is None:
             self._grace_ends = time.monotonic() + grace

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
@@ -16,6 +16,7 @@ from .channel import Channel
 from .errors import CrecheError, SpawnError, SpecError
 from .hostview import listing
 from .kernelfs import kernel_trees
+from .lifecycle import State
 from .machine import Machine, probe
 from .plan.compile import Context, Plan, compile, needs_scratch
 from .plan.ids import outside, wants_range
@@ -66,6 +67,7 @@ class Starting:
     if TYPE_CHECKING:
         spec: Spec
         id: str
+        _state: State
         _main: Process | None
         _processes: dict[int, Process]
         _job: Job | None
@@ -94,6 +96,7 @@ class Starting:
     _input: bytes | None = None  # what the main command finds in its stdin
     _for_forks: tuple[tuple[str, bool], ...] = ()  # what a template has for its forks (plan.nesting)
     _brief = False  # the main command may have ended before anybody looks
+    _orders: tuple[Callable[[], None], ...] = ()  # signals that it was given while it started
 
     @property
     def strength(self) -> Strength:
@@ -101,6 +104,18 @@ class Starting:
         if self._strength is None:
             raise CrecheError("the container has no strength before its start")
         return self._strength
+
+    def _later(self, order: Callable[[], None]) -> bool:
+        """Whether it is starting: then a signal is an order that it gets once it runs, for until then there is nobody to get it."""
+        if self._state is State.STARTING:
+            self._orders += (order,)
+            return True
+        return False
+
+    def _obey(self) -> None:
+        """It runs: it gets what it was told meanwhile."""
+        for order in self._orders:
+            order()
 
     async def _start(self) -> None:
         spec = self.spec

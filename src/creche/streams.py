@@ -154,10 +154,12 @@ class ReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
         """Lines without their newline, as bytes or decoded; one longer than `max` bytes comes in pieces, of whole characters where it is decoded.
 
         Undecodable bytes become U+FFFD. Ends with the stream; the last line need not end with a newline. Leaving the
-        loop early keeps what was read: the next reader gets it.
+        loop early keeps what was read: the next reader gets it. Raises ValueError, and LookupError for an encoding that there is not.
         """
-        if max < 1:
-            raise ValueError("max must be at least 1 byte")
+        if type(max) is not int or max < 1:
+            raise ValueError(f"max must be a number of bytes, at least 1, and not {max!r}")
+        if encoding is not None:
+            codecs.lookup(encoding)
         return Lines(self, encoding, max)
 
     def _line(self, max: int) -> tuple[bytes, bool] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -11,8 +12,9 @@ import pytest
 from loop.helpers import BOUND, SLEEPER, alive, below, python, shell, until
 
 import creche
-from creche import Container, CrecheError, Namespaces, Reason, Spec
+from creche import Container, CrecheError, Namespaces, Reason, Spec, SpecError
 from creche import container as container_module
+from creche.lifecycle import State
 from needs import needs
 
 pytestmark = needs("native", "userns")
@@ -298,3 +300,39 @@ async def test_closing_has_a_deadline(monkeypatch):
         await anyio.wait_readable(pidfd)  # its socket has ended, so the init did too
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | 0x40000000)
         os.close(pidfd)
+
+
+@pytest.mark.parametrize(
+    ("order", "reason"),
+    [
+        (lambda box: box.kill(), Reason.KILLED),
+        (lambda box: box.terminate(), Reason.SIGNALED),
+        (lambda box: box.send_signal(signal.SIGUSR1), Reason.SIGNALED),
+        (lambda box: box.send_signal(signal.SIGUSR1, all=True), Reason.SIGNALED),
+    ],
+    ids=["kill", "terminate", "send_signal", "all"],
+)
+async def test_an_order_that_comes_while_it_starts_is_kept(order, reason):
+    box = Container(Spec(SLEEPER))
+    ends = []
+
+    async def start():
+        async with box:
+            ends.append(await box)
+
+    with anyio.fail_after(BOUND):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(start)
+            while box._state is State.NEW:
+                await anyio.lowlevel.checkpoint()
+            assert box._state is State.STARTING
+            order(box)
+    assert [end.reason for end in ends] == [reason]
+
+
+@pytest.mark.parametrize("grace", ["x", None, True, -1, math.nan])
+async def test_a_grace_that_is_none_is_refused_before_anything_is_sent(grace):
+    async with Container(Spec(SLEEPER)) as box:
+        with pytest.raises(SpecError, match="grace"):
+            box.terminate(grace)
+        assert (await box.run(["true"])).ok and box.exit is None

@@ -18,7 +18,7 @@ import trio
 from loop.helpers import BOUND, SLEEPER, below, others, shell, wait_for
 
 import creche
-from creche import Container, Reason, Spec
+from creche import Container, CrecheError, Reason, Spec
 from needs import needs
 
 pytestmark = needs("native", "userns")
@@ -159,6 +159,34 @@ def test_collected_when_its_loop_is_gone(kind):
 
         run(kind, main)
         held.clear()
+
+
+def test_from_another_loops_thread_it_can_be_killed_and_nothing_else():
+    """Who waits would be woken by the other loop, at the wrong time or never."""
+    begun, over, boxes = threading.Event(), threading.Event(), []
+
+    async def holds():
+        async with Container(Spec(SLEEPER)) as box:
+            boxes.append(box)
+            begun.set()
+            assert (await box).reason is Reason.KILLED
+            over.set()
+
+    async def strange():
+        box = boxes[0]
+        try:
+            for use in (box.wait, lambda: box.run(["true"]), lambda: box.get("/etc/passwd"), lambda: box.put("/tmp/x", b"")):
+                with pytest.raises(CrecheError, match="the loop of another thread"):
+                    await use()
+        finally:
+            box.kill()
+
+    thread = threading.Thread(target=run, args=(KINDS[0], holds), daemon=True)
+    thread.start()
+    assert begun.wait(BOUND)
+    run(KINDS[2], strange)
+    assert over.wait(BOUND)
+    thread.join(BOUND)
 
 
 CLOSED = """

@@ -287,3 +287,12 @@ async def test_pipes_are_the_size_that_they_were_until_a_reader_falls_behind():
         assert set(got) == {ord("y"), ord("\n")}
         assert os.get_blocking(box.stdout.fileno()) is False
     await until(lambda: box.stdout.fileno() == -1)
+
+
+async def test_nonsense_of_lines_is_refused_at_once():
+    async with Container(Spec(["true"])) as box:
+        for most in (0, -1, "x", None):
+            with pytest.raises(ValueError, match="at least 1"):
+                box.stdout.lines(max=most)
+        with pytest.raises(LookupError):
+            box.stdout.lines(encoding="no-such-encoding")

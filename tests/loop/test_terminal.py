@@ -40,7 +40,7 @@ async def test_resize():
         await read_to(box.stdout, b"ready\r\n")
         box.resize(50, 132)
         assert await read_to(box.stdout, b"\n") == b"50 132\r\n"
-        for rows, columns in ((0, 1), (1, 70000), (-1, 5)):
+        for rows, columns in ((0, 1), (1, 70000), (-1, 5), ("1", 1), (1.5, 2), (True, 2)):
             with pytest.raises(SpecError):
                 box.resize(rows, columns)
     with pytest.raises(CrecheError, match="closed"):
