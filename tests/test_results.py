@@ -59,6 +59,8 @@ def test_an_exit_is_a_value() -> None:
 
 EXPLAINED: list[tuple[Exit, str]] = [
     (Exit(0), "the command ended well"),
+    (Exit(0, oom_kills=1), "the command ended well; 1 process was killed for memory in it"),
+    (Exit(2, detail={"pids_refused": 3}), "the command ended with status 2; limits.pids refused it a process 3 times"),
     (
         Exit(0, usage=Usage(wall=1.5), detail={"command": ("make", "-j2")}),
         "'make -j2' ended well after 1.5 s",

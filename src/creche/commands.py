@@ -171,6 +171,7 @@ def measured(exit: Exit, group: Group) -> Exit:
     """An Exit with what the cgroup counted: processor time, peak and OOM kills of everything that was ever in it."""
     try:
         cpu, peak, kills = group.cpu_usage(), group.peak(), group.oom_kills()
+        refused = group.events().pids_max if group.limits.pids is not None and not exit.ok else 0
     except (CgroupError, OSError):
         return exit  # removed under our feet
     changes: dict[str, Any] = {}
@@ -183,6 +184,8 @@ def measured(exit: Exit, group: Group) -> Exit:
     detail = exit.detail.copy()
     if exit.reason is Reason.OOM and peak is not None:
         detail["peak"] = peak
+    if refused:
+        detail["pids_refused"] = refused
     usage = attrs.evolve(exit.usage, scope="container", **changes)
     return attrs.evolve(exit, usage=usage, oom_kills=max(exit.oom_kills, kills), detail=detail)
 

@@ -58,6 +58,7 @@ class Detail(TypedDict, total=False):
     stderr: bytes  #: the last bytes of its standard error
     killed_by: str  #: what made us kill it: ``kill()``, ``the end of its block``, ``a cancellation``, …
     process: str  #: the process that was killed, where it is not the main command
+    pids_refused: int  #: how often ``limits.pids`` refused it a process or a thread, where it did not end well
     syscall: str  #: the system call that the filter killed for, where it reports (``security.seccomp_report``)
     init: bool  #: False where it had none (``init=False``), and its end was told to somebody else
 
@@ -168,18 +169,24 @@ def _explain(exit: Exit) -> str:
 
 
 def _exited(exit: Exit, detail: Detail, after: str) -> str:
+    kills = f"; {_kills(exit)} in it" if exit.oom_kills else ""
     if exit.code == 0:
-        return f"ended well{after}"
+        return f"ended well{after}{kills}"
     asked = {126: ", by which a shell says that it may not execute a file",
              127: ", by which a shell says that it does not find a command"}  # fmt: skip
-    kills = f"; {_kills(exit)} in it" if exit.oom_kills else ""
-    return f"ended with status {exit.code}{after}{asked.get(exit.code or 0, '')}{kills}"
+    return f"ended with status {exit.code}{after}{asked.get(exit.code or 0, '')}{kills}{_refused(detail)}"
 
 
 def _signaled(exit: Exit, detail: Detail, after: str) -> str:
     meaning = _signal.strsignal(exit.signal) if exit.signal else None
     kills = f"; {_kills(exit)} in it" if exit.oom_kills else ""
-    return f"died of {_named(exit)}{f' ({meaning})' if meaning else ''}{after}{kills}"
+    return f"died of {_named(exit)}{f' ({meaning})' if meaning else ''}{after}{kills}{_refused(detail)}"
+
+
+def _refused(detail: Detail) -> str:
+    """That it wanted more processes than it may have, which may be why it did not end well."""
+    times = detail.get("pids_refused", 0)
+    return f"; limits.pids refused it a process {'once' if times == 1 else f'{times} times'}" if times else ""
 
 
 def _oom(exit: Exit, detail: Detail, after: str) -> str:

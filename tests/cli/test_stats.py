@@ -58,6 +58,11 @@ def test_a_project(tmp_path: Path) -> None:
         assert folder.run("stats", "--all", "held").returncode == 2
 
 
+def test_without_a_project_it_names_what_shows_the_others(tmp_path: Path) -> None:
+    done = Folder(tmp_path, PROJECT).run("stats", "--no-stream", "--file", "other.toml")
+    assert done.returncode == 1 and "there is no project 'other.toml' here" in done.stderr and "--all" in done.stderr
+
+
 def test_it_goes_on_until_its_reader_has_enough(tmp_path: Path) -> None:
     folder = Folder(tmp_path, PROJECT)
     with folder.up("--quiet"):

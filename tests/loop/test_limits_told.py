@@ -124,6 +124,14 @@ async def test_a_limit_changes_in_a_running_container_and_not_at_all_where_a_par
         assert memory is not None and memory.limit == 256 << 20 and (memory.current or 0) > 96 << 20
 
 
+async def test_what_ended_badly_for_want_of_processes_says_so() -> None:
+    """The control has as many as it wants, and ends as badly."""
+    for limit, said in ((3, True), (50, False)):
+        exit = (await creche.run(["sh", "-c", "for i in 1 2 3 4 5; do sleep 0 & done; wait; exit 2"], limits=Limits(pids=limit))).exit
+        assert exit.code == 2, exit
+        assert ("limits.pids refused it a process" in exit.explain()) is said
+
+
 @pytest.mark.parametrize("nonsense", ["64M", None, {"memory": "64M"}], ids=["text", "none", "a table"])
 async def test_what_are_no_limits_changes_nothing_and_is_told(nonsense: Any) -> None:
     async with Container(Spec(limits=MEMORY)) as box:

@@ -18,12 +18,14 @@ project_file = click.option(
 )
 
 
-def asked(path: Path, **request: Any) -> Iterator[dict[str, Any]]:
-    """Ask the supervisor of the project, and give its answers."""
+def asked(path: Path, *, instead: str = "", **request: Any) -> Iterator[dict[str, Any]]:
+    """Ask the supervisor of the project, and give its answers. *instead*: what else to give where there is no project."""
     from creche.errors import CrecheError
     from creche.supervisor.control import Place, ask
     from creche.supervisor.project import name_of
 
+    if not path.exists():
+        raise click.ClickException(f"there is no project {escaped(str(path))} here: give its file by --file{instead}")
     try:
         yield from ask(Place.of(name_of(path)), request)
     except (CrecheError, OSError) as error:

@@ -18,6 +18,8 @@ __all__ = ["command"]
 
 Samples = dict[str, dict[str, Any]]
 
+_NO_PROJECT = ", or --all for all containers with limits, those of `creche run` among them"
+
 _HELP = """Show what the containers of a running project use: processor, memory, processes, disk, pressure.
 
 \b
@@ -67,7 +69,7 @@ def command(
 
 
 def _of_project(path: Path, names: tuple[str, ...]) -> Samples:
-    return {told["name"]: told for told in asked(path, do="stats", names=list(names))}
+    return {told["name"]: told for told in asked(path, do="stats", names=list(names), instead=_NO_PROJECT)}
 
 
 def _of_all() -> Samples:
