@@ -13,7 +13,8 @@ import pytest
 from errors.causes import CAUSES, _elsewhere
 from privileged.look import busybox_root, run
 
-from creche import Overlay, SpawnError, SpecError, UnsupportedError
+import creche
+from creche import Container, File, Namespaces, Overlay, SpawnError, Spec, SpecError, UnsupportedError
 from needs import needs
 
 pytestmark = needs("userns", "native")
@@ -48,6 +49,31 @@ def test_a_cause_is_told(folder: Path, name: str) -> None:
         assert error.hint and text.endswith(error.hint)
     assert "\n" not in text and len(text) < 700
     assert str(pickle.loads(pickle.dumps(error))) == text
+
+
+@needs("overlay")
+def test_upper_and_work_apart_under_the_default_map(folder: Path) -> None:
+    """Root's layers are idmapped, for which one tree that has both is opened: its words are the same sense."""
+    for name in ("lower", "upper"):
+        (folder / name).mkdir()
+    with pytest.raises(SpawnError) as caught:
+        run(["true"], mounts=[Overlay([folder / "lower"], folder / "upper", _elsewhere(folder), target="/o")])
+    text = str(caught.value)
+    assert "upper and work must lie on one" in text and (_elsewhere(folder) in text or str(folder / "upper") in text)
+
+
+def test_an_interpreter_with_a_carriage_return_is_told(folder: Path) -> None:
+    with pytest.raises(SpawnError, match="carriage return"):
+        run(["/prog"], mounts=[File("/prog", b"#!/bin/sh\r\necho\r\n", mode=0o755)])
+
+
+async def test_a_namespace_of_another_user_namespace_than_the_joined_one_is_told() -> None:
+    """Its time namespace is ours: over that the joined one has no power."""
+    async with Container(Spec(["sleep", "1000"])) as box:
+        there = f"/proc/{box.pid}/ns"
+        with pytest.raises(SpawnError, match="another user namespace than") as caught:
+            await creche.run(["true"], namespaces=Namespaces(user=f"{there}/user", time=f"{there}/time"))
+    assert caught.value.field == "namespaces.time"
 
 
 @needs("user", "overlay")

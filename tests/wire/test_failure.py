@@ -41,6 +41,15 @@ def error(phase: int, index: int, errno: int, detail: int = 0, text: bytes = b""
     return error_of(Failure(phase, index, 0, detail, errno, text), spec, PLAN if spec is SPEC else plan(spec, MACHINE), (PLAN if spec is SPEC else plan(spec, MACHINE)).command, why)
 
 
+@pytest.mark.parametrize("errno", [e.EMFILE, e.ENFILE])
+def test_a_step_of_the_parents_that_found_no_descriptor(errno: int) -> None:
+    """A map, say: it was not the map that was refused."""
+    index = next(index for index, step in enumerate(PLAN.parent) if isinstance(step, st.Map))
+    caught = error(PARENT, index, errno)
+    assert isinstance(caught, SpawnError) and caught.field is None
+    assert "descriptors exhausted" in str(caught) and "ulimit -n" in str(caught) and "mapped" not in str(caught)
+
+
 @pytest.mark.parametrize(
     ("errno", "says"),
     [

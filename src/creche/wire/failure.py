@@ -38,6 +38,8 @@ def error_of(failure: Failure, spec: Spec, plan: Plan, command: tuple[st.Step, .
     text = os.fsdecode(failure.text)
     if step is None:
         return _without_step(failure, spec, plan, text, why)
+    if failure.phase == PARENT and failure.errno in (e.EMFILE, e.ENFILE):  # ours, whatever the field
+        return SpawnError(f"descriptors exhausted: {step.name} said {_said(failure)}", step=step.name, errno=failure.errno, hint="raise RLIMIT_NOFILE (ulimit -n)")
     message, hint = _explain(failure, step, spec, plan, text, why)
     return SpawnError(message, field=step.blame or None, step=step.name, errno=failure.errno, hint=hint)
 
@@ -50,10 +52,10 @@ def _without_step(failure: Failure, spec: Spec, plan: Plan, text: str, why: Why)
     error = failure.errno
     if failure.detail == JOIN:
         name = plan.joins[int(text)][0] if text.isdigit() and int(text) < len(plan.joins) else "?"
-        return SpawnError(
-            f"namespaces.{name}: setns failed: {_said(failure)}", field=f"namespaces.{name}", step="setns", errno=error,
-            hint="to join a namespace takes CAP_SYS_ADMIN in the user namespace that owns it: join that one too (namespaces.user), or be root",
-        )  # fmt: skip
+        alone = "to join a namespace takes CAP_SYS_ADMIN in the user namespace that owns it: join that one too (namespaces.user), or be root"
+        other = "it belongs to another user namespace than namespaces.user, in which there is no power over it: give one that was made in that, or leave it out"
+        joined = name != "user" and any(kind == "user" for kind, _ in plan.joins)
+        return SpawnError(f"namespaces.{name}: setns failed: {_said(failure)}", field=f"namespaces.{name}", step="setns", errno=error, hint=other if joined else alone)
     if failure.detail == SELF:
         return SpawnError(
             f"the container could not be reset: a guest changed {text} of its process 1, and that can't be undone: {_said(failure)}", step="reset", errno=error,
@@ -184,7 +186,7 @@ def _exec(failure: Failure, spec: Spec, step: st.Step, text: str) -> tuple[str, 
     if failure.detail == INTERPRETER:
         return (
             f"command: {name}: the file {text!r} is there, but its interpreter is not ({_said(failure)})",
-            "for a script that is the program in its #! line, for a binary its loader: put it into the rootfs",
+            "for a script that is the program in its #! line (of which a carriage return at its end is a part), for a binary its loader: put it into the rootfs",
         )
     if error == e.ENOENT:
         if "/" in (spec.command or ("",))[0]:
@@ -193,7 +195,7 @@ def _exec(failure: Failure, spec: Spec, step: st.Step, text: str) -> tuple[str, 
         return f"command: {name} is not found on the container's PATH {places!r} ({_said(failure)})", "install it in the rootfs, mount it, or set PATH in env"
     hints = {
         e.EACCES: "it is a directory, its mode lacks x for the command's user, or it lies on a mount with noexec",
-        e.ENOEXEC: "it is for another processor, or a script without #!",
+        e.ENOEXEC: "it is for another processor, or a script without #!, or with one that is longer than 255 bytes",
         e.E2BIG: "arguments and environment are larger than a quarter of RLIMIT_STACK, or one of them than 128 KiB",
         e.EPERM: "a label, a filter or a mount with nosuid forbids it",
         e.ETXTBSY: "somebody holds it open for writing",
@@ -206,12 +208,16 @@ def _exec(failure: Failure, spec: Spec, step: st.Step, text: str) -> tuple[str, 
 
 def _source(failure: Failure, step: st.Step, spec: Spec, why: Why) -> tuple[str, str | None]:
     error, field = failure.errno, step.blame
-    if isinstance(step, st.OpenTree) and error == e.EINVAL and _overlay(spec, field) is not None:
+    overlay = _overlay(spec, field)
+    if overlay is not None and error == e.ENOENT and not step.text.startswith(b"/"):  # below the folder that upper and work share
+        path = overlay.work if field.endswith(".work") else overlay.upper
+        return f"{field}: {path!r}: {_said(failure)}", "it does not exist on the host, or lies on another file system than the other: upper and work must lie on one"
+    if isinstance(step, st.OpenTree) and error == e.EINVAL and overlay is not None:
         reason, hint = why(f"layer {os.fsdecode(step.text)}", error)
         return f"{field}: {_text(step)}: {_said(failure)}: {reason}", hint
     if isinstance(step, st.Idmap) and error in (e.EINVAL, e.EPERM, e.EOPNOTSUPP):
         instead = "leave its uid_map and gid_map out" if step.text2 else "mount it read-only, give Bind(…, idmap=False) and files that the container's ids may use"
-        if _overlay(spec, field) is not None:
+        if overlay is not None:
             instead = "leave that layer out"
         return f"{field}: {_text(step)} lies on a file system that can't be idmapped ({_said(failure)})", f"{instead}, or move it to ext4, xfs or btrfs"
     if isinstance(step, st.Idmap) and error in (e.ENOSPC, e.EUSERS):
