@@ -77,5 +77,5 @@ def test_a_preset_gives_away_what_it_says(name: str, table: str, way: str = "mai
         assert achieved == (BUILD if table == "doors" else set())
     else:
         assert achieved & ALL_THE_SAME <= ANYBODYS
-        assert len(achieved) > {"doors": 60, "kernel_files": 10, "newer": 5}[table]
+        assert len(achieved) > {"doors": 50, "kernel_files": 10, "newer": 5}[table]  # as many as a kernel has
         assert ALL_THE_SAME & told.keys()
