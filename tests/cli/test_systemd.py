@@ -24,7 +24,7 @@ from needs import needs
 pytestmark = [needs("systemd", "userns"), pytest.mark.slow]
 
 UNIT = re.search(r"^```ini\n(.*?)^```$", (Path(__file__).parents[2] / "docs" / "workers.md").read_text(), re.M | re.S)
-PATIENCE = 120.0  # the guest is slow
+PATIENCE = 240.0  # the guest is slow
 
 # The file `go` is what the readiness waits for.
 PROJECT = """
@@ -66,7 +66,7 @@ class Service(Folder):
         text = UNIT[1]
         drop = self.units / f"{self.unit}.d"
         drop.mkdir(parents=True)
-        here = [f"WorkingDirectory={self.path}", "User=nobody" if self.root else "User=", "WatchdogSec=4"]
+        here = [f"WorkingDirectory={self.path}", "User=nobody" if self.root else "User=", "WatchdogSec=8", "TimeoutStartSec=300"]
         here += [f"Environment=PYTHONPATH={os.pathsep.join(path for path in sys.path if path)}"]
         for line in text.splitlines():
             name, _, command = line.partition("=")
@@ -166,7 +166,7 @@ def test_the_documented_unit(service: Service, place: str) -> None:
     assert service.show("StatusText") == "3 workers are ready"
     main = int(service.show("MainPID"))
 
-    # the watchdog is fed: without that it would be ended after 4 seconds, which is seen below
+    # the watchdog is fed: without that it would be ended after 8 seconds, which is seen below
     fed = [service.show("WatchdogTimestampMonotonic")]
     while len(fed) < 4:
         service.when(lambda: service.show("WatchdogTimestampMonotonic") != fed[-1], "fed again")

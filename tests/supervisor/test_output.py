@@ -164,31 +164,39 @@ async def reader_of(reader, count):
 
 
 async def test_a_disk_that_is_slow_for_long_is_told_when_it_begins_and_when_it_is_over(world, monkeypatch, tmp_path):
-    """Though it takes something all the time, what is printed meanwhile is more."""
-    turns = threading.Semaphore(0)
-    monkeypatch.setattr(logfile, "PENDING", 10)
+    """Though it takes something all the time: during each write comes more than there is room for."""
+    turns, began = threading.Semaphore(0), []
     write = LogFile.write
-    monkeypatch.setattr(LogFile, "write", lambda self, data: (turns.acquire(timeout=60), write(self, data)))
+
+    def slow(self, data):
+        began.append(len(data))
+        assert turns.acquire(timeout=60)
+        write(self, data)
+
+    async def writing(number):
+        with anyio.fail_after(20):
+            while len(began) < number:
+                await anyio.sleep(0.001)
+
+    monkeypatch.setattr(logfile, "PENDING", 10)
+    monkeypatch.setattr(LogFile, "write", slow)
     async with Supervisor([world.child("w", output=Output(file=tmp_path / "log"))]) as sup:
         reader = sup.events()
         await sup.wait_ready()
-        size = 0
-        for _ in range(10):  # the one that is being written, one that waits for it, and one for which there is no room
-            for _ in range(3):
-                world.boxes["w"].print(b"ten bytes\n")
-                await settle()
+        with sup.output("w") as lines:
+            world.boxes["w"].print(b"ten bytes\n")
+            await lines.__anext__()
+            for number in range(1, 11):
+                await writing(number)
+                for _ in range(3):  # one waits for the next write, and for two there is no room
+                    world.boxes["w"].print(b"ten bytes\n")
+                    await lines.__anext__()
+                turns.release()
+            await writing(11)
             turns.release()
-            size += 10
-            with anyio.fail_after(20):
-                while not (tmp_path / "log").exists() or (tmp_path / "log").stat().st_size < size:
-                    await anyio.sleep(0.001)
-            await settle()
-        for _ in range(10):
-            turns.release()
-        await _written(sup, "w")
+            await _written(sup, "w")
     lost = [event.lost for event in [event async for event in reader] if isinstance(event, OutputLost)]
-    assert len(lost) == 2, lost
-    assert sum(lost) + (tmp_path / "log").stat().st_size == 30 * 10
+    assert lost == [10, 190] and began == [10] * 11
 
 
 async def test_a_disk_that_hangs_holds_up_neither_a_child_nor_its_end(world, monkeypatch, tmp_path):

@@ -60,7 +60,7 @@ class World(RuleBasedStateMachine):
             entries.append((NAMES[number], before))
         groups = arrange(entries)
         self.now, self.dice, self.lives = 0.0, 0.0, {}
-        self.count, self.gave_up = 0, None
+        self.count, self.gave_up, self.promised = 0, None, {}
         self.state = State(strategy=strategy, intensity=Intensity(most, 5.0), auto_shutdown=auto)
         children = [
             Child(
@@ -134,6 +134,8 @@ class World(RuleBasedStateMachine):
             "x": Remove(names),
         }
         before = self.state.restarts
+        for name in names:  # who asks for it now does not wait for its back-off
+            self.promised.pop(name, None)
         self.tell(events[request])
         assert self.state.restarts == before, "a request is no restart"
 
@@ -175,6 +177,7 @@ class World(RuleBasedStateMachine):
                 self.lives[name] = "stopping"
             case Wait(name, until):
                 assert until > self.now and not self.state.ending
+                self.promised[name] = until
             case Forget(name):
                 assert name not in self.lives, "nothing that runs is forgotten"
             case TrialFailed(name):
@@ -190,6 +193,7 @@ class World(RuleBasedStateMachine):
         assert name not in self.lives, "no child is ever started twice"
         assert not self.state.ending, "nothing starts while all is being stopped"
         assert child.wanted is Wanted.UP
+        assert self.promised.pop(name, 0.0) <= self.now, "none comes back before its back-off is over"
         for needed in self.group(name).needs:
             for other in self.state.children.values():
                 if other.group == needed and other.wanted is Wanted.UP:
