@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
@@ -95,6 +96,17 @@ def adopting():
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG | 0x40000000)[0]:  # __WALL
                 pass
+
+
+@contextmanager
+def all_descriptors() -> Iterator[None]:
+    """As many as this process may have: what it has by itself, mostly 1024, is not enough for a thousand containers."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 class Turns:

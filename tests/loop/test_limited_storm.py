@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import threading
 from collections import Counter
-from collections.abc import Iterator
 
 import anyio
 import pytest
-from loop.helpers import SLEEPER
+from loop.helpers import SLEEPER, all_descriptors
 
 from creche import Container, CrecheError, Limits, Reason, Spec
 from leaks import THREADS
@@ -24,16 +22,6 @@ BOMB = "import os\nwhile True:\n    if os.fork():\n        os.wait()\n    else:\
 HOLD = "x = bytearray(40 << 20); print('held', flush=True); input()"
 
 
-@pytest.fixture
-def all_descriptors() -> Iterator[None]:
-    """As many as this process may have: what it has by itself, mostly 1024, is not enough for a thousand containers."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-@pytest.mark.usefixtures("all_descriptors")
 @pytest.mark.parametrize("count", [30, pytest.param(1000, marks=pytest.mark.long)])
 async def test_so_many_live_at_once(count: int) -> None:
     """Each is waited for and watched; none has a thread, and each has few descriptors."""
@@ -57,7 +45,7 @@ async def test_so_many_live_at_once(count: int) -> None:
         async for _ in box.events():
             pass
 
-    with anyio.fail_after(60 + 3 * count):  # seconds; a guest kernel on a busy machine takes two for each
+    with all_descriptors(), anyio.fail_after(60 + 3 * count):  # seconds; a guest kernel on a busy machine takes two for each
         async with anyio.create_task_group() as tasks:
             for _ in range(count):
                 tasks.start_soon(live)

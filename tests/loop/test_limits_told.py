@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
-from loop.helpers import BOUND
+from loop.helpers import BOUND, all_descriptors
 
 import creche
 from creche import Container, CrecheError, Limits, Reason, Spec, SpecError, UnsupportedError
@@ -183,7 +183,7 @@ async def test_ooms_in_parallel_none_missed_and_none_invented(count: int) -> Non
         told.append((exit.reason, exit.oom_kills) == (reason, kills))
         assert told[-1], exit
 
-    with anyio.fail_after(600):
+    with all_descriptors(), anyio.fail_after(600):
         async with anyio.create_task_group() as tasks:
             for number in range(count):
                 tasks.start_soon(one, number)
