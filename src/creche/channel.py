@@ -48,6 +48,8 @@ class Channel:
     def drain(self, most: int = _AT_ONCE) -> None:
         """Handle the messages that are there now, at most so many."""
         handled, fd, news = 0, self._socket.fileno(), self._room_for_news
+        if fd < 0:  # closed by its own finalizer: of what is collected together, that may come before the container's
+            self.ended = True
         while not self.ended and handled < most:
             size = lib.creche_receive(fd, news)
             if size == -errno.EAGAIN or size == -errno.EINTR:

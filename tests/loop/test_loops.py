@@ -132,6 +132,15 @@ async def test_collected_without_closing_it_is_killed_with_a_warning(fields):
         del box
 
 
+async def test_collected_where_the_finalizer_of_its_socket_came_first():
+    """As it may where both are collected together, in a cycle: the order is the collector's."""
+    with collected_with_a_warning():
+        box = Container(Spec(SLEEPER))
+        await box.__aenter__()
+        box._channel._socket.close()
+        del box
+
+
 async def test_collected_after_its_end():
     with collected_with_a_warning():
         box = Container(Spec(shell("echo x")))
