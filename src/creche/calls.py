@@ -71,13 +71,17 @@ class Calls:
         with contextlib.suppress(anyio.ClosedResourceError):
             await anyio.wait_readable(self._epoll)
 
+    def nudge(self) -> None:
+        """Let the reader look again: a descriptor that is closed leaves the epoll without a word, epoll(7)."""
+        if self.reading:
+            with contextlib.suppress(RuntimeError, ImportError, anyio.NoEventLoopError):
+                anyio.notify_closing(self._epoll)
+
     def close(self) -> None:
         if self.closed:
             return
         self.closed = True
-        if self.reading:
-            with contextlib.suppress(RuntimeError, ImportError, anyio.NoEventLoopError):
-                anyio.notify_closing(self._epoll)
+        self.nudge()
         self.window.end()
         self._epoll.close()
         for listener, _ in self._listeners.values():

@@ -315,6 +315,8 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
             self._move(Event.GONE)
         if self._channel is not None:
             self._channel.close()
+        if self._calls is not None:
+            self._calls.nudge()
 
     def _measured(self, exit: Exit) -> Exit:
         """With the cgroup's figures where there is one: they count everything that was ever in it."""

@@ -28,6 +28,7 @@ from creche import (
     Syscall,
     SyscallError,
 )
+from creche.process import is_dead
 from needs import needs
 
 pytestmark = needs("userns", "native")
@@ -160,6 +161,32 @@ async def test_the_iterator_ends_with_the_container() -> None:
         assert box.exit is not None and box.exit.code == 7
         assert [call async for call in iterator] == []
     assert [call async for call in box.syscalls()] == []
+
+
+async def test_the_iterator_ends_also_where_another_task_hears_of_the_end_first() -> None:
+    """Whoever waits for the container reads its last words and closes its socket, which the iterator waits on too."""
+    ended = anyio.Event()
+
+    async def read(box: Container) -> None:
+        async for _ in box.syscalls():
+            pass
+        ended.set()
+
+    with anyio.fail_after(60):
+        async with Container(guest("time.sleep(1000)")) as box, anyio.create_task_group() as tasks:
+            tasks.start_soon(read, box)
+            assert box.init_pid and box.pid and box.pidfd >= 0
+            while box._calls is None or not box._calls._listeners:
+                await anyio.sleep(0.01)
+            os.kill(box.init_pid, signal.SIGSTOP)  # it says nothing yet of the death of the only caller
+            os.kill(box.pid, signal.SIGKILL)
+            while box._calls._listeners:
+                await anyio.sleep(0.01)
+            await anyio.sleep(0.05)  # the reader waits for the init's word now
+            os.kill(box.init_pid, signal.SIGKILL)
+            while not box._bury():
+                is_dead(box._pidfd, 60)
+            await ended.wait()
 
 
 async def test_what_cannot_be_meant_is_an_error() -> None:
