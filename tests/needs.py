@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
 import os
 import re
 import shutil
@@ -176,6 +177,11 @@ def _libfuzzer() -> str | None:
     except FileNotFoundError:
         return "clang (Debian's package clang)"
     return "a clang with -fsanitize=fuzzer (Debian's package libclang-rt-14-dev)" if done.returncode else None
+
+
+@_need("atheris")
+def _atheris() -> str | None:
+    return None if importlib.util.find_spec("atheris") else "atheris, libFuzzer for Python (wheels for x86-64 and Python up to 3.13)"
 
 
 @_need("x86_64")

@@ -13,11 +13,12 @@ long strtol(const char *, char **, int);
 
 /* process1 SEED LIVES [storm]: in each life messages come, right ones and rubbish, commands start, fail and die, descriptors
    and processes run out. Whenever the init waits, just those descriptors may be open that it can account for. With
-   `storm` its guests make orphans without end, and it must look around all the same. */
+   `storm` its guests make orphans without end, and it must look around all the same. For libFuzzer (LIBFUZZER) its bytes
+   are what chance decides otherwise. */
 
 enum { NUMBERS = 4096, PROCESSES = 2048 };
 
-static uint64_t state;
+static uint64_t state = 1;
 static jmp_buf death;
 static unsigned char is_open[NUMBERS];
 static int storm, rounds, last_pid, reaped, ended;
@@ -26,8 +27,21 @@ static void *mapped;
 static int64_t clock_us;
 static unsigned long started, failed_starts, exited, killed, listeners, let_ons;
 
+#ifdef LIBFUZZER
+static const uint8_t *given; /* what decides, two bytes at a time; a life is over with the last of them */
+static size_t left;
+#endif
+
 static uint64_t chance(void)
 {
+#ifdef LIBFUZZER
+	if (left >= 2) {
+		uint64_t drawn = given[0] | (uint64_t)given[1] << 8;
+		given += 2, left -= 2;
+		return drawn < 0xff00 ? drawn : drawn * 0x9e3779b97f4a7c15ull;
+	}
+	rounds = 1000;
+#endif
 	state ^= state << 13;
 	state ^= state >> 7;
 	state ^= state << 17;
@@ -51,6 +65,10 @@ static long new_fd(int from)
 static void close_fd(long fd)
 {
 	assert(fd >= 0 && fd < NUMBERS && is_open[fd]);
+#ifdef PLANTED
+	if (fd == 40)
+		return; /* a leak, in lives that have come so far */
+#endif
 	is_open[fd] = 0;
 }
 
@@ -424,6 +442,15 @@ static void live(void)
 	mapped = 0;
 }
 
+#ifdef LIBFUZZER
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	given = data, left = size, state = 1;
+	clock_us = 0;
+	live();
+	return 0;
+}
+#else
 int main(int argc, char **argv)
 {
 	long lives = argc > 2 ? strtol(argv[2], 0, 10) : 1;
@@ -435,3 +462,4 @@ int main(int argc, char **argv)
 	printf("%lu started, %lu failed to, %lu exited, %lu listeners, %lu calls of newborns\n", started, failed_starts, exited, listeners, let_ons);
 	return 0;
 }
+#endif

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from needs import needs
 pytestmark = [needs("cc", "sanitizers"), pytest.mark.slow]
 
 SCENES = ["a-late-failure", "a-dead-reader", "a-cancel-in-the-queue", "a-fork", "all-is-closed", "joining-is-undumpable", "a-storm", "a-view"]
+INIT = [*INTERPRETER, "init_brief.c", "init_files.c", "init_listen.c", "init_self.c", "init_talk.c"]
 SPAWN = [*INTERPRETER, "enter.c", "child.c", "spawn.c", "room.c", "low.c", "view.c", "calls.c"]
 
 
@@ -23,7 +26,7 @@ def spawning(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def process1(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("process1"), "process1", ["init_brief.c", "init_files.c", "init_listen.c", "init_self.c", "init_talk.c", *INTERPRETER])
+    return build(tmp_path_factory.mktemp("process1"), "process1", INIT)
 
 
 @pytest.mark.parametrize("scene", SCENES)
@@ -54,3 +57,29 @@ def test_the_init_in_many_more_lives(process1: Path) -> None:
     for seed in range(2, 12):
         done = play(process1, seed, 3000)
         assert done.returncode == 0, f"seed {seed}: {done.stderr[-4000:]}"
+
+
+def guided(folder: Path, seconds: int, *options: str) -> subprocess.CompletedProcess[str]:
+    """What libFuzzer finds in so many seconds of lives in which it decides: messages, their cuts and their order."""
+    program = build(folder, "process1", INIT, "-DLIBFUZZER", *options, compiler="clang", sanitize="fuzzer,address,undefined")
+    seeds = folder / "seeds"
+    seeds.mkdir()
+    for seed in range(16):
+        (seeds / str(seed)).write_bytes(random.Random(seed).randbytes(8192))
+    return play(program, f"-max_total_time={seconds}", "-timeout=10", "-max_len=8192", "-print_final_stats=1", f"-artifact_prefix={folder}/", seeds)
+
+
+@needs("libfuzzer")
+@pytest.mark.parametrize("seconds", [10, pytest.param(300, marks=pytest.mark.long)])
+def test_lives_that_look_for_new_paths_find_no_fault(tmp_path: Path, seconds: int) -> None:
+    done = guided(tmp_path, seconds)
+    assert done.returncode == 0, done.stderr[-4000:]
+    runs, reached = re.search(r"stat::number_of_executed_units:\s+(\d+)", done.stderr), re.findall(r" cov: (\d+) ", done.stderr)
+    assert runs and int(runs[1]) > 100 and int(reached[-1]) > 300, done.stderr[-2000:]
+
+
+@needs("libfuzzer")
+def test_a_leak_in_such_a_life_would_be_found(tmp_path: Path) -> None:
+    done = guided(tmp_path, 30, "-DPLANTED")
+    assert done.returncode != 0
+    assert "account" in done.stderr

@@ -6,6 +6,9 @@ import copy
 import json
 import random
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from creche.plan.seccomp import Filter, compile_filter, oci, verdict
 from creche.plan.seccomp.numbers import numbers
 from creche.plan.seccomp.rules import ALLOW, EPERM, NOSYS, Action, Kind, refuse
 from creche.spec import Security
+from needs import needs
 
 # A profile of our own in the manner of Docker's: conditions, an archMap, names of other processors.
 DOCKER: dict[str, Any] = {
@@ -290,10 +294,10 @@ def test_a_profile_with_junk_in_it(place: tuple[Any, ...], junk: Any) -> None:
     except SpecError as error:
         assert error.field.startswith("security.seccomp")
         return
-    _opens_only_what_it_names(filter, changed)
+    opens_only_what_it_names(filter, changed)
 
 
-def _opens_only_what_it_names(filter: Filter, profile: dict[str, Any]) -> None:
+def opens_only_what_it_names(filter: Filter, profile: dict[str, Any]) -> None:
     if profile["defaultAction"] not in ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG"):
         named = json.dumps(profile)
         for name in ("keyctl", "reboot", "init_module", "unshare"):
@@ -335,8 +339,38 @@ def test_a_profile_whose_text_is_changed(count: int) -> None:
             security = Security(seccomp=profile)
             if isinstance(security.seccomp, dict):
                 filter = made(security.seccomp)
-                _opens_only_what_it_names(filter, security.seccomp)
+                opens_only_what_it_names(filter, security.seccomp)
                 filters += 1
         except SpecError as error:
             assert error.field.startswith("security.seccomp"), text
     assert filters > 5, "the texts are too wrong to test anything"
+
+
+def guided(folder: Path, seconds: int, *options: str) -> subprocess.CompletedProcess[str]:
+    """What libFuzzer finds in so many seconds, begun with the profile above and with each of its rules."""
+    seeds, words = folder / "seeds", folder / "words"
+    seeds.mkdir()
+    for number, rules in enumerate([DOCKER["syscalls"], *([rule] for rule in DOCKER["syscalls"])]):
+        (seeds / str(number)).write_text(json.dumps(DOCKER | {"syscalls": rules}))
+    pieces = {*re.findall(r'"[A-Za-z_0-9]+"', json.dumps(DOCKER)), '"SCMP_ACT_LOG"', '"SCMP_ACT_NOTIFY"', '"SCMP_CMP_GT"', '"keyctl"', "null", "[]", "{}"}
+    words.write_text("".join(json.dumps(piece) + "\n" for piece in sorted(pieces)))
+    command = [sys.executable, Path(__file__).with_name("guided.py"), *options, f"-max_total_time={seconds}", "-timeout=10", "-max_len=8192", "-print_final_stats=1", f"-dict={words}"]
+    return subprocess.run([*command, f"-artifact_prefix={folder}/", seeds], capture_output=True, text=True, check=False)
+
+
+@needs("atheris")
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [10, pytest.param(300, marks=pytest.mark.long)])
+def test_profiles_that_look_for_new_paths_find_no_fault(tmp_path: Path, seconds: int) -> None:
+    done = guided(tmp_path, seconds)
+    assert done.returncode == 0, done.stderr[-4000:]
+    runs = re.search(r"stat::number_of_executed_units:\s+(\d+)", done.stderr)
+    assert runs and int(runs[1]) > 1000, done.stderr[-2000:]
+
+
+@needs("atheris")
+@pytest.mark.slow
+def test_a_fault_in_the_reader_would_be_found(tmp_path: Path) -> None:
+    done = guided(tmp_path, 30, "--planted")
+    assert done.returncode != 0
+    assert "AssertionError" in done.stdout
