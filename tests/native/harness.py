@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -31,3 +32,14 @@ def play(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run it, with what its sanitizer must know."""
     environment = {"PATH": os.environ["PATH"], "ASAN_OPTIONS": "detect_leaks=0", "TSAN_OPTIONS": "die_after_fork=0"}
     return subprocess.run([program, *map(str, arguments)], env=environment, capture_output=True, text=True, check=False)
+
+
+#: Options of libFuzzer: what one input may take, and that it says at the end how many there were.
+FUZZING = ("-timeout=10", "-print_final_stats=1")
+
+
+def explored(said: str) -> int:
+    """How many inputs libFuzzer says that it has tried."""
+    found = re.search(r"stat::number_of_executed_units:\s+(\d+)", said)
+    assert found, said[-2000:]
+    return int(found[1])
