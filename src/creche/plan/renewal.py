@@ -9,7 +9,19 @@ from itertools import pairwise
 from ..errors import UnsupportedError
 from ..hostview import HostListing
 from ..machine import Machine
-from ..spec.filesystem import Bind, DevPts, Directory, File, HostView, Mqueue, Overlay, Proc, Symlink, Tmpfs
+from ..spec.filesystem import (
+    Bind,
+    DevPts,
+    Directory,
+    File,
+    HostView,
+    Mount,
+    Mqueue,
+    Overlay,
+    Proc,
+    Symlink,
+    Tmpfs,
+)
 from ..spec.spec import Spec
 from . import steps as st
 from .seccomp import compile_filter, verdict
@@ -65,15 +77,22 @@ def keeps_mounts(spec: Spec, view: HostListing) -> bool:
     """
     if not renewable(spec) or not isinstance(spec.rootfs, HostView) or covers_trees(spec, view):
         return False
-    for mount in spec.mounts:
-        whole = mount.copy_up if isinstance(mount, Tmpfs) else not mount.readonly if isinstance(mount, File) else not isinstance(mount, (Bind, Proc, DevPts, Mqueue))
-        if whole:
-            return False
+    if not all(_simple(mount) for mount in spec.mounts):
+        return False
     places = [*(mount.target or "" for mount in spec.mounts), *(spec.security.masked_paths or ()), *(spec.security.readonly_paths or ())]
     places += [] if "/tmp" in places else ["/tmp"]
     # sorted by their parts, what lies below a place follows it at once
     ordered = sorted(place.split("/") for place in places)
     return not any(below[: len(above)] == above for above, below in pairwise(ordered))
+
+
+def _simple(mount: Mount) -> bool:
+    """Whether it can stay, or be made anew in its place."""
+    if isinstance(mount, Tmpfs):
+        return not mount.copy_up
+    if isinstance(mount, File):
+        return mount.readonly
+    return isinstance(mount, (Bind, Proc, DevPts, Mqueue))
 
 
 def keeps_sources(spec: Spec, view: HostListing) -> bool:
