@@ -97,7 +97,7 @@ def test_what_an_index_shows(wheel: Path) -> None:
     assert (about["Name"], about["Version"]) == ("creche", creche.__version__)
     assert (about["License-Expression"], about["License-File"]) == ("MIT", "LICENSE")
     assert about["Requires-Python"] == ">=3.11"
-    assert set(about.get_all("Provides-Extra") or []) == {"uvloop", "tui", "otel", "web", "dev"}
+    assert set(about.get_all("Provides-Extra") or []) == {"uvloop", "tui", "otel", "web", "dev", "fuzz"}
     classifiers = set(about.get_all("Classifier") or [])
     assert "Operating System :: POSIX :: Linux" in classifiers and "Typing :: Typed" in classifiers
     assert {text for text in classifiers if re.search(r"Python :: 3\.\d+$", text)} == {
