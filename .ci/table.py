@@ -76,7 +76,8 @@ class Results:
         found: dict[str, str] = {}
         for tests in self.outcome.values():
             for test, outcome in tests.items():
-                found[test] = max(outcome, found.get(test, "skipped"), key=WEIGHT.index)
+                name = test.replace("[asyncio-debug", "[asyncio")  # one loop, of which each place has one mode
+                found[name] = max(outcome, found.get(name, "skipped"), key=WEIGHT.index)
         return found
 
 
@@ -129,7 +130,8 @@ def print_table(results: Results) -> None:
     if nowhere:
         print("\nRan in no place:")
         for test in nowhere:
-            why = next(results.why[place][test] for place in results.why if test in results.why[place])
+            names = (test, test.replace("[asyncio", "[asyncio-debug"))
+            why = next(tests[name] for tests in results.why.values() for name in names if name in tests)
             print(f"  {test}: {why}")
     bad = [
         (place, test)
@@ -151,7 +153,8 @@ def print_for_guests(results: Results) -> None:
     for test, outcome in sorted(results.once().items()):
         if test.startswith("checks/"):
             continue
-        if outcome == "skipped" or GUEST_NEEDS & set(results.needs.get(test, ())):
+        needs = results.needs.get(test) or results.needs.get(test.replace("[asyncio", "[asyncio-debug"), [])
+        if outcome == "skipped" or GUEST_NEEDS & set(needs):
             print(test)
 
 
