@@ -10,6 +10,8 @@ if not sys.platform.startswith("linux"):
     raise ImportError("creche needs Linux: it is made of namespaces, cgroups and pidfds, which other systems lack")
 
 if TYPE_CHECKING:
+    from .calls.syscalls import Syscall as Syscall
+    from .calls.violations import Violation as Violation
     from .container import Container as Container
     from .errors import CallError as CallError
     from .errors import CgroupError as CgroupError
@@ -49,20 +51,18 @@ if TYPE_CHECKING:
     from .spec.spec import Spec as Spec
     from .supervisor.childspec import ChildSpec as ChildSpec
     from .supervisor.supervisor import Supervisor as Supervisor
-    from .syscalls import Syscall as Syscall
-    from .violations import Violation as Violation
-    from .warm import ForkServer as ForkServer
-    from .warm import PythonWarm as PythonWarm
+    from .warm.warm import ForkServer as ForkServer
+    from .warm.warm import PythonWarm as PythonWarm
 
 # Where each name lives: read when it is first used, so that `import creche` stays cheap.
 _HOMES = {
     "Bind": "spec.filesystem", "CallError": "errors", "CgroupError": "errors", "ChildSpec": "supervisor.childspec", "Container": "container", "CrecheError": "errors", "DevPts": "spec.filesystem",
-    "Directory": "spec.filesystem", "Exit": "results", "ExitError": "errors", "File": "spec.filesystem", "FileError": "errors", "ForkServer": "warm",
+    "Directory": "spec.filesystem", "Exit": "results", "ExitError": "errors", "File": "spec.filesystem", "FileError": "errors", "ForkServer": "warm.warm",
     "HostView": "spec.filesystem", "IdMap": "spec.identity", "JobQueue": "jobs.queue", "Landlock": "spec.security", "Limits": "spec.limits", "Mqueue": "spec.filesystem",
-    "Namespaces": "spec.namespaces", "Overlay": "spec.filesystem", "Pool": "pool", "Proc": "spec.filesystem", "Process": "process", "PythonWarm": "warm", "Reason": "results",
+    "Namespaces": "spec.namespaces", "Overlay": "spec.filesystem", "Pool": "pool", "Proc": "spec.filesystem", "Process": "process", "PythonWarm": "warm.warm", "Reason": "results",
     "Result": "results", "SeccompRules": "spec.security", "Security": "spec.security", "SpawnError": "errors", "Spec": "spec.spec",
-    "SpecError": "errors", "Supervisor": "supervisor.supervisor", "Symlink": "spec.filesystem", "Syscall": "syscalls", "SyscallError": "errors", "Sysfs": "spec.filesystem", "Tmpfs": "spec.filesystem",
-    "UnsupportedError": "errors", "Usage": "results", "Violation": "violations", "WarmError": "errors", "run": "running",
+    "SpecError": "errors", "Supervisor": "supervisor.supervisor", "Symlink": "spec.filesystem", "Syscall": "calls.syscalls", "SyscallError": "errors", "Sysfs": "spec.filesystem", "Tmpfs": "spec.filesystem",
+    "UnsupportedError": "errors", "Usage": "results", "Violation": "calls.violations", "WarmError": "errors", "run": "running",
 }  # fmt: skip
 
 __all__ = sorted(_HOMES)

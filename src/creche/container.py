@@ -16,34 +16,34 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 
 from . import abandoned, claims, commands, givenback, ranges
-from .branching import Branching
+from .calls.listening import Listening
 from .channel import Channel
 from .communicate import alone
 from .errors import CrecheError, SpecError
-from .grouping import Groups
-from .keeping import Keeping
 from .lifecycle import CLOSING, TELLING, Action, Event, State, step
 from .limited import Limited
-from .listening import Listening
 from .machine import Machine
 from .place import Place
 from .plan.compile import Context, Plan
 from .process import Process, is_dead, seconds
-from .renewing import Renewing
 from .results import Detail, Exit, Reason
 from .spawn import RUNNING, Job, reap, strike
 from .spec.spec import Spec
 from .starting import Starting
+from .state.branching import Branching
+from .state.grouping import Groups
+from .state.keeping import Keeping
+from .state.renewing import Renewing
+from .state.undoing import Undoing
 from .streams import ReceiveStream, SendStream
-from .undoing import Undoing
 from .wire import control
 from .wire.control import Failure, Reply
 
 if TYPE_CHECKING:
-    from .branching import Origin
     from .cgroups.group import Group, Sub
     from .cgroups.notify import Watch
     from .cgroups.values import Events
+    from .state.branching import Origin
 
 __all__ = ["Container"]
 

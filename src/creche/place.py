@@ -29,8 +29,8 @@ from .wire.encode import encode_command
 from .wire.failure import error_of
 
 if TYPE_CHECKING:
-    from .attempts import Attempt
-    from .auditing import Finding
+    from .audit.attempts import Attempt
+    from .audit.auditing import Finding
     from .channel import Channel
     from .container import Container
     from .machine import Machine
@@ -319,7 +319,7 @@ class Place:
 
         Raises CrecheError where nothing runs to be looked at, or the probe was ended; SpawnError as `run` does.
         """
-        from .auditing import audit, facts_of
+        from .audit.auditing import audit, facts_of
 
         looked_at = process or self._processes.get(1)
         pid = looked_at.pid if looked_at is not None and looked_at.exit is None else 0
@@ -330,15 +330,15 @@ class Place:
             raise CrecheError("the command ended while it was audited")  # its number may be another's by now
         if not self.spec.has_init:
             return found
-        from .attempts import attempts
+        from .audit.attempts import attempts
 
         assert self._machine is not None
         return *found, *await self._attempted(attempts(self.spec, filter_of(self.spec, self._machine)))
 
     async def _attempted(self, table: Sequence[Attempt]) -> tuple[Finding, ...]:
         """What came of these attempts, made by the probe as a command of the Spec."""
-        from .attempts import encoded
-        from .auditing import program, tried
+        from .audit.attempts import encoded
+        from .audit.auditing import program, tried
 
         assert self._machine is not None
         probe = program()

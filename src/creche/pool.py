@@ -12,10 +12,8 @@ import anyio
 import anyio.abc
 from attrs import evolve, frozen
 
-from .calling import words_of_call
 from .container import Container
 from .errors import CrecheError, SpecError
-from .forked import Forked
 from .lifecycle import State
 from .machine import probe
 from .plan.nesting import check_forkable
@@ -24,7 +22,9 @@ from .results import Result
 from .spec.checks import Whole
 from .spec.spec import Spec
 from .units import seconds
-from .warm import ForkServer, PythonWarm, Template
+from .warm.calling import words_of_call
+from .warm.forked import Forked
+from .warm.warm import ForkServer, PythonWarm, Template
 
 __all__ = ["Pool", "PoolStatistics"]
 

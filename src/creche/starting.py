@@ -31,11 +31,11 @@ from .wire.control import Failure, Reply
 from .wire.failure import error_of
 
 if TYPE_CHECKING:
-    from .branching import Origin
     from .cgroups.group import Group, Sub
     from .container import Container
     from .spec.limits import Limits
     from .spec.spec import Spec
+    from .state.branching import Origin
 
 __all__ = ["Starting"]
 

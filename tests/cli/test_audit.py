@@ -11,7 +11,7 @@ import click
 import pytest
 
 from creche import Security, Spec
-from creche.auditing import Finding
+from creche.audit.auditing import Finding
 from creche.cli import audit
 from creche.cli.options import build_spec
 from creche.cli.parameters import PRESETS, RunCommand, shared

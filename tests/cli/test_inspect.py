@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from creche import Bind, Directory, IdMap, Limits, Namespaces, Overlay, SeccompRules, Security, Spec
+from creche.audit.inspecting import inspect
 from creche.cli.main import cli
-from creche.inspecting import inspect
 from creche.spec.presets import preset
 
 WEAKER = {

@@ -26,8 +26,8 @@ from creche import (
     Spec,
     Tmpfs,
 )
-from creche.attempts import answers, attempts, encoded
-from creche.auditing import Finding, audit, facts_of, tried
+from creche.audit.attempts import answers, attempts, encoded
+from creche.audit.auditing import Finding, audit, facts_of, tried
 from creche.machine import Machine
 from creche.plan.command import filter_of
 from creche.plan.seccomp import compile_filter

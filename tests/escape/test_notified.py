@@ -17,7 +17,7 @@ import anyio
 import pytest
 
 from creche import Container, Reason, SeccompRules, Security, Spec, Syscall
-from creche.listener import Listener
+from creche.calls.listener import Listener
 from needs import needs
 
 pytestmark = needs("userns", "native")

@@ -26,39 +26,24 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "plumbing",
         "files",
         "trees",
-        "layers",
-        "layering",
-        "grouping",
-        "undoing",
-        "branching",
-        "keeping",
         "commands",
         "spending",
         "limited",
-        "listener",
-        "syscalls",
-        "violations",
         "calls",
-        "listening",
+        "state",
+        "audit",
         "place",
-        "renewing",
         "starting",
         "sharing",
         "givenback",
         "abandoned",
         "planning",
-        "inspecting",
-        "attempts",
-        "auditing",
         "communicate",
         "process",
         "container",
         "running",
         "remove",
-        "template",
         "warm",
-        "calling",
-        "forked",
         "pool",
     ),
     ("supervisor",),
@@ -73,7 +58,7 @@ PURE = ("values", "errors", "units", "results", "spec", "plan", "wire", "lifecyc
 PURE_BUT = ("spec.load",)  # the one place there that opens a file
 FORKS = (
     "trial",  # the doctor's: it tries in a child what it can't know otherwise, and reaps that child alone
-    "template",  # which is no part of this program: it runs in a container's own Python
+    "warm.template",  # which is no part of this program: it runs in a container's own Python
 )
 
 

@@ -86,6 +86,6 @@ def test_a_container_needs_no_module_that_only_others_use() -> None:
     code = "import sys, creche.cli.run, creche.cli.session; from creche import Container, Spec, run; print(*sys.modules)"
     loaded = set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
     heavy = {"trio", "uvloop", "cattrs", "rich", "jeepney", "json", "tempfile", "shutil", "sqlite3", "tomllib"}
-    ours = {"layers", "layering", "supervisor", "jobs", "pool", "auditing", "inspecting", "doctor", "spec.load", "plan.render"}
-    ours |= {"calls", "listener", "syscalls", "violations", "wire.notif"}
+    ours = {"state.layers", "state.layering", "supervisor", "jobs", "pool", "warm", "audit", "doctor", "spec.load", "plan.render"}
+    ours |= {"calls.calls", "calls.listener", "calls.syscalls", "calls.violations", "wire.notif"}
     assert not loaded & (heavy | {f"creche.{name}" for name in ours})

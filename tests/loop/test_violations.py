@@ -14,8 +14,8 @@ from privileged.look import run
 
 import creche
 from creche import Container, IdMap, Reason, SeccompRules, Security, Spec, SpecError, Violation
+from creche.calls.violations import KEPT
 from creche.machine import probe
-from creche.violations import KEPT
 from needs import needs
 
 pytestmark = needs("userns", "native")

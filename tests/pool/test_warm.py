@@ -28,7 +28,7 @@ from creche import (
     Tmpfs,
     WarmError,
 )
-from creche.calling import words_of_call
+from creche.warm.calling import words_of_call
 from needs import needs
 
 pytestmark = needs("userns")
@@ -205,7 +205,7 @@ async def test_its_container_killed_is_replaced_too() -> None:
 
 
 async def test_a_template_that_hangs_in_a_fork_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("creche.warm.FORKING", 3.0)
+    monkeypatch.setattr("creche.warm.warm.FORKING", 3.0)
     async with Pool(Spec(), size=1, warm=WARM) as pool:
         assert pool._template is not None
         await until(lambda: pool.statistics().ready == 1)

@@ -28,9 +28,9 @@ from creche import (
     Tmpfs,
     UnsupportedError,
 )
-from creche.forked import Forked
 from creche.machine import probe
 from creche.plan.nesting import check_forkable
+from creche.warm.forked import Forked
 from needs import needs
 
 pytestmark = needs("userns")

@@ -13,9 +13,9 @@ from pool.test_warm_defences import LOOK, look
 from state.conftest import make_root
 
 from creche import Bind, Container, Directory, Overlay, Pool, PythonWarm, Spec, Tmpfs
-from creche.forked import Forked
-from creche.layers import Change
 from creche.remove import remove_tree
+from creche.state.layers import Change
+from creche.warm.forked import Forked
 from needs import needs
 
 pytestmark = needs("userns", "kernel>=6.6")

@@ -26,8 +26,8 @@ from creche import (
     Tmpfs,
     UnsupportedError,
 )
-from creche.branching import Branches
-from creche.layers import Change
+from creche.state.branching import Branches
+from creche.state.layers import Change
 from needs import needs
 
 pytestmark = needs("userns", "overlay", "kernel>=6.7")

@@ -183,5 +183,5 @@ async def compare(spec: Spec, block: list[Any]) -> None:
 @settings(max_examples=15, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(block=blocks)
 def test_a_tree_of_branches_is_as_what_was_kept_of_it(spec: Spec, image: Path, monkeypatch: pytest.MonkeyPatch, block: list[Any]) -> None:
-    monkeypatch.setattr("creche.grouping.SIZE", 2)  # so that there are groups of layers, too
+    monkeypatch.setattr("creche.state.grouping.SIZE", 2)  # so that there are groups of layers, too
     anyio.run(compare, attrs.evolve(spec, rootfs=Overlay([image], history=True)), block)

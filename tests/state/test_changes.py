@@ -24,8 +24,8 @@ from creche import (
     Spec,
     UnsupportedError,
 )
-from creche.layers import Change
 from creche.remove import remove_tree
+from creche.state.layers import Change
 from creche.wire import control
 from needs import needs
 

@@ -12,7 +12,7 @@ from state.conftest import sh
 from state.test_changes import see
 
 from creche import Container, IdMap, Overlay, Security, SpawnError, Spec
-from creche.grouping import Groups, may_be_stacked
+from creche.state.grouping import Groups, may_be_stacked
 from creche.wire import control
 from needs import needs
 
@@ -35,7 +35,7 @@ async def test_a_root_over_groups_looks_as_one_over_all_layers(spec: Spec, image
     spec = attrs.evolve(spec, rootfs=Overlay([image], history=True), security=security)
     found: dict[int, list[tuple[list[str], list[object]]]] = {}
     for size in (3, 1000):
-        monkeypatch.setattr("creche.grouping.SIZE", size)
+        monkeypatch.setattr("creche.state.grouping.SIZE", size)
         async with Container(spec) as box:
             for n in range(21):
                 await sh(box, WRITES[n % len(WRITES)].format(n=n))
@@ -129,7 +129,7 @@ async def test_over_layers_that_lie_on_an_overlay_there_are_no_groups(spec: Spec
             assert box._groups._places == {}
             await box.at(9)
             assert {"8"} == {"8", "9"} & set(await box.listdir("/"))
-        monkeypatch.setattr("creche.grouping.may_be_stacked", lambda _: True)
+        monkeypatch.setattr("creche.state.grouping.may_be_stacked", lambda _: True)
         async with Container(spec) as other:
             with pytest.raises(SpawnError):
                 for n in range(18):

@@ -25,10 +25,10 @@ from creche import (
     Tmpfs,
     UnsupportedError,
 )
-from creche.layers import Change
 from creche.machine import Machine
 from creche.plan.renewal import check_history
-from creche.undoing import merged
+from creche.state.layers import Change
+from creche.state.undoing import merged
 from creche.wire import control
 from needs import needs
 

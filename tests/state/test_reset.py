@@ -30,6 +30,7 @@ from creche import (
     Spec,
     UnsupportedError,
 )
+from creche.calls.violations import Reports
 from creche.machine import Machine
 from creche.plan.renewal import (
     check_renewable,
@@ -39,7 +40,6 @@ from creche.plan.renewal import (
     keyring_steps,
     renewable,
 )
-from creche.violations import Reports
 from needs import needs
 
 pytestmark = needs("userns")
@@ -280,7 +280,7 @@ async def test_an_init_that_dies_meanwhile_is_an_error_and_the_container_has_end
 
 
 async def test_what_does_not_die_ends_the_container_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("creche.renewing.RESETTING", 0.2)
+    monkeypatch.setattr("creche.state.renewing.RESETTING", 0.2)
     async with Container(Spec()) as box:
         assert box.init_pid
         os.kill(box.init_pid, signal.SIGSTOP)  # so it looks to us

@@ -11,7 +11,7 @@ from .reaching import safe
 
 if TYPE_CHECKING:
     from creche import Spec
-    from creche.auditing import Finding
+    from creche.audit.auditing import Finding
 
 __all__ = ["command"]
 

@@ -33,7 +33,7 @@ def command(
     import attrs
 
     from creche import CrecheError, Spec
-    from creche.inspecting import inspect
+    from creche.audit.inspecting import inspect
     from creche.machine import probe
     from creche.spec import presets
 

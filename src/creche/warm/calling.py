@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from .communicate import Collector
-from .errors import CallError, SpecError
-from .running import run_in
-from .spec.checks import Whole
-from .streams import ReceiveStream
+from ..communicate import Collector
+from ..errors import CallError, SpecError
+from ..running import run_in
+from ..spec.checks import Whole
+from ..streams import ReceiveStream
 from .template import ANSWER, CALL
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from typing import Any
 
 import anyio
 
-from .errors import FileError
-from .files import TURN, Inside, aside, failing
+from ..errors import FileError
+from ..files import TURN, Inside, aside, failing
+from ..trees import DEEPEST
+from ..wire import control
 from .layers import Layer, Reader, is_whiteout
-from .trees import DEEPEST
-from .wire import control
 
 __all__ = ["Writer", "written"]
 
@@ -234,10 +234,10 @@ async def written(path: str) -> Any:
 
 
 async def _remove(folder: str) -> None:
-    from . import scratch
+    from .. import scratch
 
     await anyio.to_thread.run_sync(scratch.remove, folder)
     if os.path.lexists(folder):
-        from .remove import remove_tree  # what was given to the container's other users already
+        from ..remove import remove_tree  # what was given to the container's other users already
 
         await remove_tree(folder)

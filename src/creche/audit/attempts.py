@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 
 from attrs import frozen
 
-from .plan.seccomp import Filter, verdict
-from .plan.seccomp.numbers import numbers
-from .plan.seccomp.rules import Kind
-from .spec.filesystem import HostView
-from .spec.spec import Spec
+from ..plan.seccomp import Filter, verdict
+from ..plan.seccomp.numbers import numbers
+from ..plan.seccomp.rules import Kind
+from ..spec.filesystem import HostView
+from ..spec.spec import Spec
 
 __all__ = ["LAST", "Attempt", "Call", "answers", "attempts", "encoded"]
 

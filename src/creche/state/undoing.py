@@ -7,24 +7,24 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .errors import CrecheError, UnsupportedError
-from .files import FOLDER, Inside, failing
+from ..errors import CrecheError, UnsupportedError
+from ..files import FOLDER, Inside, failing
+from ..lifecycle import State
+from ..plan import steps as st
+from ..plan.compile import Context, Plan, compile_layers
+from ..plan.pieces import OWN
+from ..spec.checks import Whole
+from ..spec.filesystem import Overlay
+from ..spec.spec import Spec
+from ..wire import control
+from ..wire.encode import encode
 from .grouping import Groups
-from .lifecycle import State
-from .plan import steps as st
-from .plan.compile import Context, Plan, compile_layers
-from .plan.pieces import OWN
-from .spec.checks import Whole
-from .spec.filesystem import Overlay
-from .spec.spec import Spec
-from .wire import control
-from .wire.encode import encode
 
 if TYPE_CHECKING:
+    from ..machine import Machine
+    from ..process import Process
     from .branching import Branches
     from .layers import Change, Layer
-    from .machine import Machine
-    from .process import Process
 
 __all__ = ["CommandLayer", "Undoing"]
 
@@ -254,7 +254,7 @@ class Undoing:
 
     async def _throw_away(self) -> None:
         """Remove the layers that nothing shows any more."""
-        from . import trees
+        from .. import trees
 
         if self._stale:
             live = {*self._below, *self._pending, self._top, *(name for names in self._parts for name in names)}

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 from attrs import evolve, frozen
 
-from .errors import SyscallError
+from ..errors import SyscallError
+from ..plan.seccomp.numbers import arch_name
+from ..plan.seccomp.rules import Kind
+from ..wire.notif import Notification
 from .listener import Listener
-from .plan.seccomp.numbers import arch_name
-from .plan.seccomp.rules import Kind
-from .wire.notif import Notification
 
 if TYPE_CHECKING:
-    from .process import Process
+    from ..process import Process
 
 __all__ = ["Reports", "Violation"]
 

@@ -6,18 +6,18 @@ import os
 import weakref
 from typing import TYPE_CHECKING, cast
 
-from .errors import CrecheError
-from .plan.command import filter_of
+from ..errors import CrecheError
+from ..plan.command import filter_of
 
 if TYPE_CHECKING:
+    from ..channel import Channel
+    from ..container import Container
+    from ..lifecycle import State
+    from ..machine import Machine
+    from ..process import Process
+    from ..results import Exit
+    from ..spec.spec import Spec
     from .calls import Calls, Syscalls, Violations
-    from .channel import Channel
-    from .container import Container
-    from .lifecycle import State
-    from .machine import Machine
-    from .process import Process
-    from .results import Exit
-    from .spec.spec import Spec
     from .violations import Reports
 
 __all__ = ["Listening"]

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import anyio.to_thread
 
-from .errors import CrecheError, SpecError
+from ..errors import CrecheError, SpecError
+from ..plan.seccomp.numbers import arch_name
+from ..wire import notif
+from ..wire.notif import Notification
 from .listener import PATH_MAX, Listener
-from .plan.seccomp.numbers import arch_name
-from .wire import notif
-from .wire.notif import Notification
 
 if TYPE_CHECKING:
-    from .process import Process
+    from ..process import Process
 
 __all__ = ["Syscall", "Window"]
 

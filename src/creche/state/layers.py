@@ -11,9 +11,9 @@ from typing import Literal
 
 from attrs import frozen
 
-from .errors import FileError
-from .files import FOLDER, Inside, failing
-from .trees import DEEPEST, names
+from ..errors import FileError
+from ..files import FOLDER, Inside, failing
+from ..trees import DEEPEST, names
 
 __all__ = ["Change", "Layer", "Reader"]
 

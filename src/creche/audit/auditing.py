@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 
 from attrs import frozen
 
-from ._native import ffi, lib
+from .._native import ffi, lib
+from ..errors import CrecheError
+from ..plan.covered import MASKED, READONLY
+from ..spec.filesystem import HostView
+from ..spec.security import CAPABILITIES
+from ..spec.spec import Spec
 from .attempts import Attempt, answers
-from .errors import CrecheError
-from .plan.covered import MASKED, READONLY
-from .spec.filesystem import HostView
-from .spec.security import CAPABILITIES
-from .spec.spec import Spec
 
 __all__ = ["Finding", "audit", "facts_of", "program", "tried"]
 

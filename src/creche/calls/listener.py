@@ -8,13 +8,13 @@ import fcntl
 import os
 import threading
 
-from ._native import ffi, lib
-from .errors import SyscallError
-from .plan.seccomp import Filter
-from .plan.seccomp.arguments import path_argument
-from .plan.seccomp.numbers import arch_name, call_name
-from .wire import notif
-from .wire.notif import Notification
+from .._native import ffi, lib
+from ..errors import SyscallError
+from ..plan.seccomp import Filter
+from ..plan.seccomp.arguments import path_argument
+from ..plan.seccomp.numbers import arch_name, call_name
+from ..wire import notif
+from ..wire.notif import Notification
 
 __all__ = ["PATH_MAX", "Listener"]
 

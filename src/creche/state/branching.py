@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, NamedTuple, cast, overload
 
 import anyio
 
-from .errors import CrecheError, SpecError
-from .files import FOLDER, failing
-from .plan.pieces import BELOW, MIB, OWN, UPPER_SIZE
-from .ranges import Reserved
-from .spec.checks import Whole
-from .wire import control
+from ..errors import CrecheError, SpecError
+from ..files import FOLDER, failing
+from ..plan.pieces import BELOW, MIB, OWN, UPPER_SIZE
+from ..ranges import Reserved
+from ..spec.checks import Whole
+from ..wire import control
 
 if TYPE_CHECKING:
-    from .container import Container
+    from ..container import Container
+    from ..plan.compile import Context
+    from ..spec.filesystem import Overlay
+    from ..spec.spec import Spec
     from .grouping import Groups
-    from .plan.compile import Context
-    from .spec.filesystem import Overlay
-    from .spec.spec import Spec
     from .undoing import CommandLayer
 
 __all__ = ["Branches", "Branching", "Origin"]
@@ -153,7 +153,7 @@ class Branching:
             await made._close()
 
     async def _branch(self, made: Branches, names: tuple[str, ...], room: int) -> Container:
-        from .container import Container
+        from ..container import Container
 
         branch = Container(self.spec, sources=self._sources)
         with failing("/"):

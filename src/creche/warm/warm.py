@@ -15,24 +15,24 @@ from typing import Any
 import anyio
 from attrs import evolve, field, frozen
 
-from ._native import ffi, lib
-from .channel import Channel
-from .container import Container
-from .errors import SpecError, UnsupportedError, WarmError
-from .kernelfs import kernel_trees
-from .machine import probe
-from .plan.compile import Plan
-from .plan.ids import map_text
-from .plan.nesting import check_ids, layers_of, template_spec
-from .process import Process
-from .spawn import exhausted
-from .spec.checks import Each, Text
-from .spec.spec import Spec, words_of
-from .streams import ReceiveStream
+from .._native import ffi, lib
+from ..channel import Channel
+from ..container import Container
+from ..errors import SpecError, UnsupportedError, WarmError
+from ..kernelfs import kernel_trees
+from ..machine import probe
+from ..plan.compile import Plan
+from ..plan.ids import map_text
+from ..plan.nesting import check_ids, layers_of, template_spec
+from ..process import Process
+from ..spawn import exhausted
+from ..spec.checks import Each, Text
+from ..spec.spec import Spec, words_of
+from ..streams import ReceiveStream
+from ..units import seconds
+from ..wire import control
+from ..wire.control import Reply
 from .template import CHANNEL, LIBRARY, NEWS
-from .units import seconds
-from .wire import control
-from .wire.control import Reply
 
 __all__ = ["Birth", "ForkServer", "PythonWarm", "Template"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from . import _surroundings as surroundings
+from .. import _surroundings as surroundings
 
 __all__ = ["Groups"]
 

@@ -12,29 +12,29 @@ from typing import Any
 import anyio
 import attrs
 
-from . import commands
-from .channel import Channel
-from .container import Container
-from .errors import CrecheError, SpawnError, UnsupportedError
-from .hostview import listing
-from .lifecycle import State
-from .machine import probe
-from .plan import steps as st
-from .plan.compile import Context, compile, steps_of_command
-from .plan.nesting import nested_spec
-from .plan.renewal import lets_keys
-from .plumbing import Plumbing
-from .process import Process, is_dead
-from .results import Reason, Result
-from .running import run_in
-from .spec.spec import Spec, words_of
-from .spec.strength import Strength
+from .. import commands
+from ..channel import Channel
+from ..container import Container
+from ..errors import CrecheError, SpawnError, UnsupportedError
+from ..hostview import listing
+from ..lifecycle import State
+from ..machine import probe
+from ..plan import steps as st
+from ..plan.compile import Context, compile, steps_of_command
+from ..plan.nesting import nested_spec
+from ..plan.renewal import lets_keys
+from ..plumbing import Plumbing
+from ..process import Process, is_dead
+from ..results import Reason, Result
+from ..running import run_in
+from ..spec.spec import Spec, words_of
+from ..spec.strength import Strength
+from ..wire import control
+from ..wire.control import Reply
+from ..wire.encode import encode_command, encode_setup
+from ..wire.failure import error_of
 from .template import CALL
 from .warm import Birth, Template, init_program
-from .wire import control
-from .wire.control import Reply
-from .wire.encode import encode_command, encode_setup
-from .wire.failure import error_of
 
 __all__ = ["Forked"]
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from .errors import CrecheError, UnsupportedError
-from .files import FOLDER, Inside, failing
-from .lifecycle import State
-from .spec.filesystem import Overlay
-from .wire import control
+from ..errors import CrecheError, UnsupportedError
+from ..files import FOLDER, Inside, failing
+from ..lifecycle import State
+from ..spec.filesystem import Overlay
+from ..wire import control
 
 if TYPE_CHECKING:
+    from ..plan.compile import Plan
+    from ..spec.identity import IdMap
+    from ..spec.spec import Spec
     from .layers import Change, Layer
-    from .plan.compile import Plan
-    from .spec.identity import IdMap
-    from .spec.spec import Spec
 
 __all__ = ["Keeping"]
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 import anyio
 
-from .errors import CrecheError, SpecError
-from .lifecycle import State
+from ..errors import CrecheError, SpecError
+from ..lifecycle import State
 from .syscalls import Syscall, Window
 from .violations import Violation
 
 if TYPE_CHECKING:
-    from .channel import Channel
-    from .container import Container
+    from ..channel import Channel
+    from ..container import Container
+    from ..process import Process
     from .listener import Listener
-    from .process import Process
 
 __all__ = ["Calls", "Syscalls", "Violations"]
 

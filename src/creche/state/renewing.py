@@ -9,25 +9,25 @@ from typing import TYPE_CHECKING
 import anyio
 import attrs
 
-from . import commands
-from .errors import CrecheError
-from .lifecycle import CLOSING, State
-from .plan import steps as st
-from .plan.compile import Context, Plan, compile_reset
-from .results import Reason
-from .spec.spec import Spec
-from .wire import control
-from .wire.encode import encode_setup
-from .wire.failure import error_of
+from .. import commands
+from ..errors import CrecheError
+from ..lifecycle import CLOSING, State
+from ..plan import steps as st
+from ..plan.compile import Context, Plan, compile_reset
+from ..results import Reason
+from ..spec.spec import Spec
+from ..wire import control
+from ..wire.encode import encode_setup
+from ..wire.failure import error_of
 
 if TYPE_CHECKING:
-    from .cgroups.group import Group
-    from .cgroups.notify import Watch
-    from .cgroups.values import Events
-    from .channel import Channel
-    from .machine import Machine
-    from .process import Process
-    from .wire.control import Failure
+    from ..cgroups.group import Group
+    from ..cgroups.notify import Watch
+    from ..cgroups.values import Events
+    from ..channel import Channel
+    from ..machine import Machine
+    from ..process import Process
+    from ..wire.control import Failure
 
 __all__ = ["RESETTING", "Renewing"]
 
@@ -98,7 +98,7 @@ class Renewing:
         steps = compile_reset(self._compiled, self._machine, self._plan.who, self._context, self._uids)
         async with self._whole():
             if self._scratch is not None:
-                from . import scratch  # only before Linux 6.6
+                from .. import scratch  # only before Linux 6.6
 
                 scratch.renew(self._scratch)
             await self._again(encode_setup(steps), steps)

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from attrs import frozen
 
-from .plan.covered import MASKED, READONLY
-from .plan.seccomp import Filter, compile_filter, verdict
-from .spec.filesystem import Bind, Directory, HostView, Overlay
-from .spec.security import CAPABILITIES
-from .spec.spec import Spec
+from ..plan.covered import MASKED, READONLY
+from ..plan.seccomp import Filter, compile_filter, verdict
+from ..spec.filesystem import Bind, Directory, HostView, Overlay
+from ..spec.security import CAPABILITIES
+from ..spec.spec import Spec
 
 __all__ = ["Exposure", "Inspection", "inspect"]
 

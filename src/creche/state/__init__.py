@@ -1,0 +1,1 @@
+"""What a container has written, and its states: layers, changes, commit, history, undo, branches and reset."""
