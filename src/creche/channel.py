@@ -14,6 +14,7 @@ import anyio
 
 from ._native import ffi, lib
 from .errors import CrecheError
+from .streams import rouse
 from .wire import control
 from .wire.control import REPLY_SIZE, Reply
 
@@ -79,8 +80,7 @@ class Channel:
             with contextlib.suppress(RuntimeError):  # the loop on which somebody waited is closed
                 changed.set()
         if self._reading:
-            with contextlib.suppress(RuntimeError, ImportError, anyio.NoEventLoopError):  # no loop runs here any more
-                anyio.notify_closing(self._socket)
+            rouse(self._socket)
 
     async def until(self, done: Callable[[], bool], alarm: Callable[[], float | None] = lambda: None) -> None:
         """Wait until `done()`, the channel has ended, or the time (of time.monotonic) that `alarm()` gives has come."""
@@ -155,7 +155,6 @@ class Channel:
         """Close our end: the init ends with it."""
         self.ended = True
         if self._reading or self._turn is not None:
-            with contextlib.suppress(RuntimeError, ImportError, anyio.NoEventLoopError):
-                anyio.notify_closing(self._socket)
+            rouse(self._socket)
         self._socket.close()
         self.wake()

@@ -35,7 +35,7 @@ from .state.grouping import Groups
 from .state.keeping import Keeping
 from .state.renewing import Renewing
 from .state.undoing import Undoing
-from .streams import ReceiveStream, SendStream
+from .streams import ReceiveStream, SendStream, rouse
 from .wire import control
 from .wire.control import Failure, Reply
 
@@ -444,5 +444,4 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         if self._channel is not None:
             self._channel.wake()
         if self._pidfd >= 0:
-            with contextlib.suppress(RuntimeError, ImportError, anyio.NoEventLoopError):  # no loop runs here any more, or Python is ending
-                anyio.notify_closing(self._pidfd)
+            rouse(self._pidfd)

@@ -8,18 +8,29 @@ import fcntl
 import os
 import select
 from collections.abc import Awaitable, Callable
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import anyio
 import anyio.abc
 
-__all__ = ["ReceiveStream", "SendStream"]
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
+
+__all__ = ["ReceiveStream", "SendStream", "rouse"]
 
 CHUNK = 65_536  # bytes of one read: a pipe's default capacity, pipe(7)
 WIDE = 1 << 20  # the capacity asked for once a reader sees that the writer is faster
 SHARE = 1 << 20  # bytes after which others on the loop have their turn: less than a millisecond
 LINE = 512  # as so many bytes counts a line, for the time that it takes
 F_SETPIPE_SZ = 1031
+
+
+def rouse(descriptor: FileDescriptorLike) -> None:
+    """Let whoever waits for a descriptor have ClosedResourceError, before it is closed or to look again. Where no loop runs (any more), nobody waits."""
+    try:
+        anyio.notify_closing(descriptor)
+    except (RuntimeError, ImportError, anyio.NoEventLoopError):
+        pass  # a closed loop; Python is ending; none in this thread
 
 
 class _Descriptor:
@@ -44,10 +55,7 @@ class _Descriptor:
     def nudge(self) -> None:
         """Wake who waits for it, with ClosedResourceError."""
         if self._waiting:
-            try:
-                anyio.notify_closing(self._fd)
-            except (RuntimeError, ImportError, anyio.NoEventLoopError):
-                pass  # no loop runs here any more, so nobody waits
+            rouse(self._fd)
 
     async def _wait(self, ready: Callable[[int], Awaitable[None]]) -> None:
         """Wait for it to be readable or writable; one task at a time. Raises ClosedResourceError, BusyResourceError."""

@@ -11,6 +11,7 @@ import anyio
 
 from ..errors import CrecheError, SpecError
 from ..lifecycle import State
+from ..streams import rouse
 from .syscalls import Syscall, Window
 from .violations import Violation
 
@@ -74,8 +75,7 @@ class Calls:
     def nudge(self) -> None:
         """Let the reader look again: a descriptor that is closed leaves the epoll without a word, epoll(7)."""
         if self.reading:
-            with contextlib.suppress(RuntimeError, ImportError, anyio.NoEventLoopError):
-                anyio.notify_closing(self._epoll)
+            rouse(self._epoll)
 
     def close(self) -> None:
         if self.closed:
