@@ -313,21 +313,24 @@ async def test_closing_has_a_deadline(monkeypatch):
     ids=["kill", "terminate", "send_signal", "all"],
 )
 async def test_an_order_that_comes_while_it_starts_is_kept(order, reason):
-    box = Container(Spec(SLEEPER))
     ends = []
 
-    async def start():
+    async def start(box):
         async with box:
             ends.append(await box)
 
     with anyio.fail_after(BOUND):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(start)
-            while box._state is State.NEW:
-                await anyio.lowlevel.checkpoint()
-            assert box._state is State.STARTING
-            order(box)
-    assert [end.reason for end in ends] == [reason]
+        while True:
+            box = Container(Spec(SLEEPER))
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(start, box)
+                while box._state is State.NEW:
+                    await anyio.lowlevel.checkpoint()
+                came_in_time = box._state is State.STARTING
+                order(box)
+            if came_in_time:  # else it had started before this task's next turn: once more
+                break
+    assert ends[-1].reason is reason
 
 
 @pytest.mark.parametrize("grace", ["x", None, True, -1, math.nan])
