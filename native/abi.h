@@ -58,6 +58,7 @@ enum {
 	CRECHE_NO_ROOT = 512,           /* CAPABILITIES: uid 0 gains nothing by exec (SECBIT_NOROOT, locked) */
 	CRECHE_BOUNDING = 4096,         /* CAPABILITIES: the bounding set alone, for all that is started from here on */
 	CRECHE_NOT_INHERITED = 2048,    /* CAPABILITIES: all that are permitted stay so, none is inheritable or ambient */
+	CRECHE_OWN = 8192,              /* WRITE: on the mount that the slot holds, and no other */
 	CRECHE_USERXATTR = 1024,        /* OVERLAY_OLD: in a user namespace (overlayfs.rst) */
 };
 

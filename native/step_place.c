@@ -3,6 +3,7 @@
 #include <asm/errno.h>
 #include <linux/fcntl.h>
 #include <linux/mount.h>
+#include <linux/openat2.h>
 #include <linux/stat.h>
 
 /* Where the caller's root stays the root, nothing else takes the stage away. */
@@ -350,15 +351,19 @@ STEP(PIVOT)
 	return r;
 }
 
-/* Writes text2 to a file of the kernel below the directory in `slot` (OPTIONAL: where this kernel has it). */
+/* Writes text2 to a file of the kernel below the directory in `slot` (OPTIONAL: where this kernel has it; OWN: what a command tells of itself,
+   which a guest who may mount would else have told to a file of his own, laid over /proc/self: CVE-2019-16884). */
 STEP(WRITE)
 {
+	struct open_how how = {
+		.flags = O_WRONLY | O_CLOEXEC | O_NOFOLLOW, .resolve = s->flags & CRECHE_OWN ? RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS : 0
+	};
 	int at = slot_take(c, s->slot);
 	long fd, r;
 
 	if (at < 0)
 		return at;
-	fd = sys4(__NR_openat, at, TEXT(c, s), O_WRONLY | O_CLOEXEC | O_NOFOLLOW, 0);
+	fd = sys4(__NR_openat2, at, TEXT(c, s), &how, sizeof how);
 	if (fd < 0)
 		return fd == -ENOENT && s->flags & CRECHE_OPTIONAL ? 0 : fd;
 	r = sys3(__NR_write, fd, TEXT2(c, s), s->text2_size);

@@ -56,6 +56,17 @@ def test_the_scale() -> None:
     assert inspect(Spec(["true"], security=preset("privileged"), namespaces=Namespaces(user=False))).score == 10.0
 
 
+def test_who_traces_the_init_has_all_that_it_has() -> None:
+    def told(**fields: object) -> tuple[str, float]:
+        (row,) = [item for item in inspect(Spec(["true"], **fields)).exposures if item.field == "security.capabilities"]
+        return row.means, row.bad
+
+    named = Security(privileged=True, capabilities=["CAP_SYS_PTRACE"])
+    assert "by tracing the init" in told(security=named)[0]
+    assert "by tracing" not in told(security=named, init=False)[0]
+    assert told(security=named)[1] > told(security=Security(capabilities=["CAP_KILL"]))[1]
+
+
 def test_the_command(tmp_path: Path) -> None:
     path = tmp_path / "spec.toml"
     path.write_text('command = ["make"]\nname = "x"\nmounts = [{type = "bind", source = "/srv/\\u001b[31m", target = "/x"}]\n')

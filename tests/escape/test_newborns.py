@@ -8,11 +8,11 @@ from typing import Any
 
 import anyio
 import pytest
-from escape.test_init import NO_FILTER, TOOLS
+from escape.test_init import EVERY, NO_FILTER, TOOLS
 from privileged.look import inside, sh
 
 import creche
-from creche import Namespaces, Spec
+from creche import Namespaces, Security, Spec
 from needs import needs
 
 pytestmark = needs("userns", "native")
@@ -39,7 +39,8 @@ print(json.dumps([len(seen), got]))
 
 
 @pytest.mark.slow
-def test_e3_newborn_commands_give_nothing_away() -> None:
+@pytest.mark.parametrize("security", [NO_FILTER, Security(seccomp=None, capabilities=EVERY)], ids=["no capability", "every one that a Spec gives"])
+def test_e3_newborn_commands_give_nothing_away(security: Security) -> None:
     """A guest that reads every process it sees, while commands are born: between fork and exec one has the init's memory."""
 
     async def body(box: creche.Container) -> Any:
@@ -56,7 +57,7 @@ def test_e3_newborn_commands_give_nothing_away() -> None:
                 out += part
             return json.loads(out)
 
-    seen, got = inside(body, Spec(security=NO_FILTER))
+    seen, got = inside(body, Spec(security=security))
     assert seen > 5
     assert got == []
 

@@ -19,7 +19,7 @@ def test_selinux_is_told_by_the_command_itself_when_it_is_who_it_will_be() -> No
     plan = compile(Spec(["true"], security=Security(selinux=LABEL)), LABELLED, Context())
     kinds = [type(step) for step in plan.command]
     (step,) = [step for step in plan.command if isinstance(step, st.Write)]
-    assert (step.slot, step.text, step.text2, step.blame) == (st.PROC, b"self/attr/exec", LABEL.encode(), "security.selinux")
+    assert (step.slot, step.text, step.text2, step.flags, step.blame) == (st.PROC, b"self/attr/exec", LABEL.encode(), st.OWN, "security.selinux")
     assert kinds.index(st.User) < kinds.index(st.Write) < kinds.index(st.Capabilities) < kinds.index(st.NoNewPrivs) < kinds.index(st.Exec)
     assert kinds.index(st.Write) < kinds.index(st.Seccomp), "a filter of one's own may forbid to write"
 

@@ -210,7 +210,7 @@ async def test_the_template_is_out_of_a_runs_reach() -> None:
         {"rootfs": Directory("/")}, {"rootfs": Overlay(["/srv"], upper="/a", work="/b")}, {"rootfs": Overlay(["/srv"], history=True)}, {"rootfs": None},
         {"mounts": [Overlay(["/usr"], upper="/a", work="/b", target="/srv")]}, {"mounts": [Overlay(["/usr"], target="/srv"), Tmpfs("/dev")]}, {"mounts": [Sysfs("/sys")]},
         {"mounts": [Tmpfs("/srv", copy_up=True)]}, {"namespaces": Namespaces(ipc=False)}, {"namespaces": Namespaces(time=True)},
-        {"namespaces": Namespaces(network="/proc/self/ns/net")}, {"security": Security(capabilities=["CAP_SYS_ADMIN"])}, {"security": Security(capabilities=["CAP_SYS_PTRACE"])},
+        {"namespaces": Namespaces(network="/proc/self/ns/net")}, {"security": Security(capabilities=["CAP_SYS_ADMIN"])},
         {"security": Security(no_new_privs=False, seccomp=None)}, {"security": Security(apparmor="x")}, {"security": Security(seccomp_report=True)},
         {"security": Security(seccomp=SeccompRules(notify=["mkdir"]))}, {"min_strength": "landlock"},
     ],

@@ -226,6 +226,7 @@ def test_an_open_file_is_kept_whole() -> None:
             "security.capabilities",
             "security.privileged=True",
         ),
+        ({"security": Security(capabilities=["CAP_KILL", "CAP_SYS_PTRACE"])}, "security.capabilities", "init=False"),
     ],
 )
 def test_two_fields_that_cannot_both_be_meant(fields: dict[str, Any], at: str, wish: str) -> None:
@@ -242,6 +243,9 @@ def test_two_fields_that_cannot_both_be_meant(fields: dict[str, Any], at: str, w
         {"rootfs": None, "namespaces": Namespaces(mount=False)},
         {"user": 0, "namespaces": Namespaces(user=False), "security": Security(privileged=True)},
         {"user": 1000, "namespaces": Namespaces(user=False)},
+        {"init": False, "security": Security(capabilities=["CAP_SYS_PTRACE"])},
+        {"namespaces": Namespaces(pid=False), "security": Security(capabilities=["CAP_SYS_PTRACE"])},
+        {"security": Security(capabilities=["CAP_SYS_PTRACE"], privileged=True)},
         {"sysctl": {"user.max_user_namespaces": "0"}},
         {"time_offsets": {"boottime": "1h", "monotonic": -1.5}, "namespaces": Namespaces(time=True)},
     ],

@@ -54,7 +54,6 @@ HARD = ["python3", "-c", "import resource as r; r.prlimit(1, r.RLIMIT_STACK, (4 
         (Spec(namespaces=Namespaces(network="/proc/7/ns/net")), "namespaces.network"),
         (Spec(security=Security(privileged=True)), "privileged"),
         (Spec(security=Security(capabilities=["CAP_SYS_ADMIN"])), "CAP_SYS_ADMIN"),
-        (Spec(security=Security(capabilities=["CAP_SYS_PTRACE"])), "CAP_SYS_PTRACE"),
         (Spec(rootfs=None), "own file system"),
         (Spec(rootfs=Directory("/srv")), "Directory"),
         (Spec(rootfs=Overlay(["/srv"], "/upper", "/work")), "upper layer of yours (rootfs)"),

@@ -104,7 +104,7 @@ def _ids(spec: Spec) -> Iterator[Exposure]:
         bad = 0.3 + 0.5 * bool(names & _WHOLE) if own else 1.0
         told = "all" if len(names) == len(CAPABILITIES) else ", ".join(sorted(names))
         over = "over its own namespaces" if own else "over the machine"
-        if "CAP_SYS_PTRACE" in names and own and len(names) < len(CAPABILITIES):
+        if "CAP_SYS_PTRACE" in names and own and spec.has_init and len(names) < len(CAPABILITIES):
             over += ", and by tracing the init all others without the filter"
             bad = 0.8
         yield Exposure("security.capabilities", f"{told} {over}", bad, 10, "name only those that the program asks for")

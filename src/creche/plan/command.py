@@ -108,7 +108,7 @@ def confining_steps(
     steps += _limits(limits, limits.keys() - late)
     steps.append(st.Umask(a=0o022 if spec.umask is None else spec.umask, blame="umask"))
     if spec.oom_score_adj is not None and spec.has_init:
-        steps.append(st.Write(slot=st.PROC, text="self/oom_score_adj", text2=str(spec.oom_score_adj), blame="oom_score_adj"))
+        steps.append(st.Write(slot=st.PROC, text="self/oom_score_adj", text2=str(spec.oom_score_adj), flags=st.OWN, blame="oom_score_adj"))
     mask = capability_mask(spec)
     steps.append(st.KeepCaps())
     steps += _ids(spec, machine, who, account)
@@ -117,7 +117,7 @@ def confining_steps(
     for label, path, field in ((security.apparmor, "self/attr/apparmor/exec", "apparmor"), (security.selinux, "self/attr/exec", "selinux")):
         if label is not None:
             text = f"exec {label}" if field == "apparmor" else label
-            steps.append(st.Write(slot=st.PROC, text=path, text2=text, blame=f"security.{field}"))
+            steps.append(st.Write(slot=st.PROC, text=path, text2=text, flags=st.OWN, blame=f"security.{field}"))
     if security.privileged and not security.capabilities:
         # Root has them all by its exec; what others could inherit would be theirs by a file that says so (CVE-2022-24769).
         steps.append(st.Capabilities(flags=st.NOT_INHERITED, blame="security.privileged"))

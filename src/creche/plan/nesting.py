@@ -51,8 +51,6 @@ def _refusals(spec: Spec, machine: Machine) -> Iterator[tuple[str, str]]:
     security = spec.security
     if security.privileged or "CAP_SYS_ADMIN" in security.capabilities:
         yield "whose guests may mount: below their mounts lie the template's", "leave privileged and CAP_SYS_ADMIN out of security"
-    if "CAP_SYS_PTRACE" in security.capabilities:
-        yield "whose guests may trace the init, which may mount: below their mounts lie the template's", "leave CAP_SYS_PTRACE out of security"
     if not security.no_new_privs:
         yield "without no_new_privs: the template has it, and it is for ever", "leave security.no_new_privs True"
     if security.apparmor is not None or security.selinux is not None:

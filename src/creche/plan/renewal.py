@@ -29,10 +29,6 @@ from .seccomp.rules import Kind
 
 __all__ = ["check_history", "check_renewable", "covers_trees", "keeps_mounts", "keeps_sources", "keyring_steps", "lets_keys", "renewable"]
 
-#: A guest with one of these could change what a reset is made of: the mounts, or the init itself.
-_TOO_MUCH = ("CAP_SYS_ADMIN", "CAP_SYS_PTRACE")
-
-
 def _refusals(spec: Spec) -> Iterator[tuple[str, str]]:
     """What stands in the way, and what to do about it."""
     if not spec.has_init:
@@ -45,9 +41,8 @@ def _refusals(spec: Spec) -> Iterator[tuple[str, str]]:
             yield f"a reset where namespaces.{name} was joined: what a guest left there stays", f"give namespaces.{name} True or False"
     if spec.security.privileged:
         yield "a reset of a privileged container: its guests can change what a reset is made of", "leave security.privileged False"
-    for name in _TOO_MUCH:
-        if name in spec.security.capabilities:
-            yield f"a reset where guests have {name}: they can change what a reset is made of", "leave it out of security.capabilities"
+    if "CAP_SYS_ADMIN" in spec.security.capabilities:
+        yield "a reset where guests have CAP_SYS_ADMIN: they can change the mounts that a reset is made of", "leave it out of security.capabilities"
     if spec.rootfs is None:
         yield "a reset of the caller's own file system", "give the container a rootfs, such as HostView()"
     elif isinstance(spec.rootfs, Directory) and not spec.rootfs.readonly:

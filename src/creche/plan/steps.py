@@ -19,7 +19,7 @@ PASSED = 16  #: the first slot of the descriptors that come with a message
 IDMAPPED = 512  #: the first slot of the trees that the parent makes for its child
 
 OPTIONAL, RECURSIVE, DIRECTORY, KEEP_SLOT, INSIDE, NO_LINK = 1, 2, 4, 8, 32, 64
-GROUP_MAP, DENY_SETGROUPS, NO_ROOT, USERXATTR, NOT_INHERITED, BOUNDING = 128, 256, 512, 1024, 2048, 4096
+GROUP_MAP, DENY_SETGROUPS, NO_ROOT, USERXATTR, NOT_INHERITED, BOUNDING, OWN = 128, 256, 512, 1024, 2048, 4096, 8192
 
 
 def _bytes(value: Any) -> bytes:
@@ -104,7 +104,7 @@ class Pivot(Step): "The container's root becomes /, the old root goes; what is s
 class Hostname(Step): "sethostname(2) to `text`."; op = "HOSTNAME"
 class Domainname(Step): "setdomainname(2) to `text`."; op = "DOMAINNAME"
 class Loopback(Step): "Brings lo up."; op = "LOOPBACK"
-class Write(Step): "Writes `text2` to the kernel's file `text` below `slot`."; op = "WRITE"
+class Write(Step): "Writes `text2` to the kernel's file `text` below `slot`; OWN: on the mount that the slot holds, and no other."; op = "WRITE"
 class Close(Step): "Empties `slot`."; op = "CLOSE"
 class Keep(Step): "The init keeps `slot` after its setup."; op = "KEEP"
 class SetSid(Step): "A session of its own."; op = "SETSID"

@@ -17,7 +17,7 @@ __all__ = ["check_answered", "check_rules"]
 
 def check_rules(spec: Spec) -> None:
     """Raises SpecError for the first rule that `spec` breaks; each names both fields."""
-    for rule in (_command, _ids, _user, _names, _files, _knobs, _terminal, _privilege, _listener):
+    for rule in (_command, _ids, _user, _names, _files, _knobs, _terminal, _privilege, _tracing, _listener):
         rule(spec)
 
 
@@ -131,6 +131,18 @@ def _privilege(spec: Spec) -> None:
         raise SpecError("security.capabilities", spec.security.capabilities, wish)
     if spec.user_ref is not None and (spec.user_ref.uid == 0 or spec.user_ref.name == "root"):
         raise SpecError("user", spec.user, wish)
+
+
+def _tracing(spec: Spec) -> None:
+    """The one capability that opens an undumpable process of the same user namespace (ptrace(2), "access mode checking"): the init's
+    socket, and each newborn command before it is confined. Tracing one's own children takes no capability."""
+    if not spec.has_init or spec.security.privileged or "CAP_SYS_PTRACE" not in spec.security.capabilities:
+        return
+    wish = (
+        "with it a guest takes the container's init, and by that every capability that this has, without a filter. Leave it out (a program that traces its own "
+        "children needs none), or give init=False, where there is no init to take, or security.privileged=True if that is meant"
+    )
+    raise SpecError("security.capabilities", "CAP_SYS_PTRACE", wish)
 
 
 def _listener(spec: Spec) -> None:

@@ -268,7 +268,9 @@ def _write(failure: Failure, step: st.Step) -> tuple[str, str | None]:
     error, field = failure.errno, step.blame
     hint: str | None = None
     denied = error in (e.EACCES, e.EPERM)
-    if field.startswith("security."):
+    if error == e.EXDEV:
+        hint = "a guest has laid a mount over it, and would have got what it is told: end the container, and leave CAP_SYS_ADMIN out of security.capabilities"
+    elif field.startswith("security."):
         name = "AppArmor" if field.endswith("apparmor") else "SELinux"
         hint = f"{name} is not in force in this kernel, or does not know that name: boot with it, load the profile, or leave the field out"
     elif field == "oom_score_adj" and denied:
