@@ -11,7 +11,6 @@ import contextlib
 import mmap
 import os
 import re
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -106,7 +105,7 @@ async def ooms(runs: int) -> dict[str, list[float]]:
     """
     found: defaultdict[str, list[float]] = defaultdict(list)
     limits = Limits(memory="24M", swap=0)
-    program = [sys.executable, "-I", "-S", "-c"]
+    program = ["python3", "-I", "-S", "-c"]
     with Clock() as clock, decisions() as decided:
         for turn in range(runs):
             for kind in KINDS:
@@ -131,7 +130,7 @@ async def bare(command: list[str], limits: Limits, fd: int) -> int:
         for entrance in sub.fds:
             os.write(entrance, b"0")
         os.set_inheritable(fd, True)
-        os.execv(command[0], command)
+        os.execvp(command[0], command)
     sub.close()
     os.waitpid(pid, 0)
     told = time.monotonic_ns()

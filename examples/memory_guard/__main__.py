@@ -26,8 +26,8 @@ def size(text: str) -> int:
     return memory
 
 
-async def one(number: int, line: str, options: argparse.Namespace, needed: dict[tuple[str, ...], int], slots: anyio.CapacityLimiter) -> None:
-    """One job, from its line to its end."""
+async def one(number: int, line: str, options: argparse.Namespace, needed: dict[tuple[str, ...], int], slots: anyio.CapacityLimiter) -> bool:
+    """One job, from its line to its end; whether that was a good one."""
 
     def say(text: str) -> None:
         print(f"{number}: {text}", flush=True)
@@ -40,28 +40,36 @@ async def one(number: int, line: str, options: argparse.Namespace, needed: dict[
             raise
         except (CrecheError, ValueError) as error:
             say(f"not run: {error}")
-            return
+            return False
         for part in outcome.result.stdout.decode(errors="replace").splitlines():
             say(f"| {part.encode('unicode_escape').decode()}")
         say(f"{outcome.result.exit.explain()} ({shown(outcome.memory)}, run {outcome.runs})")
+        return outcome.result.exit.ok
 
 
-async def main(options: argparse.Namespace) -> None:
-    """Take jobs until the end of standard input, and wait for the last of them."""
+async def main(options: argparse.Namespace) -> bool:
+    """Take jobs until the end of standard input, and wait for the last of them; whether all ended well."""
     slots = anyio.CapacityLimiter(options.jobs)
     needed: dict[tuple[str, ...], int] = {}
-    number = 0
+    number, well = 0, True
+
+    async def job(number: int, line: str) -> None:
+        nonlocal well
+        if not await one(number, line, options, needed, slots):
+            well = False
+
     async with anyio.create_task_group() as tasks:
         async for line in anyio.wrap_file(sys.stdin):
             if line.strip() and not line.startswith("#"):
                 number += 1
-                tasks.start_soon(one, number, line, options, needed, slots)
+                tasks.start_soon(job, number, line)
+    return well
 
 
-def serve(options: argparse.Namespace) -> int | str:
-    """The exit status, or what to say last."""
+def serve(options: argparse.Namespace) -> int:
+    """The exit status: 0 when all ended well, 1 when one did not, 125 when this machine can't do what was asked, 130 for Ctrl-C."""
     try:
-        anyio.run(functools.partial(main, options))
+        return 0 if anyio.run(functools.partial(main, options)) else 1
     except KeyboardInterrupt:
         return 130
     except ExceptionGroup as group:
@@ -70,8 +78,8 @@ def serve(options: argparse.Namespace) -> int | str:
             error = error.exceptions[0]
         if not isinstance(error, UnsupportedError):
             raise
-        return f"memory_guard: {error}"
-    return 0
+        print(f"memory_guard: {error}", file=sys.stderr)
+        return 125
 
 
 if __name__ == "__main__":

@@ -220,7 +220,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
             self._channel.drain()
 
     async def _until(self, done: Callable[[], bool], process: Process) -> None:
-        """Wait for something that the init will say, and keep the promise of a terminate() meanwhile."""
+        """Wait for something that the init will say, and look at the clock when `process` must be."""
         if self._channel is None:
             raise CrecheError(f"the container can't be waited for: {self._state.value}")
         while True:
@@ -232,8 +232,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
     def _alarm(self, process: Process) -> None:
         """A time has come: a grace is over, or the init should have told of a death."""
         if process._grace_ends is not None and time.monotonic() >= process._grace_ends:
-            process._grace_ends = None
-            process._kill(Reason.KILLED, "terminate(), after its grace")
+            process._past_grace()
         process._unheard()
 
     # ---- ending ----
@@ -343,7 +342,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
             self._strike()
         if Action.REAP in actions and self._pidfd >= 0:
             for process in self._processes.values():
-                process._grace_ends = None
+                process._forgo_grace()
             with anyio.move_on_after(CLOSING):
                 await self._gone()
         hangs = self._pidfd >= 0 and not self._reaped
@@ -433,7 +432,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
             strike(self._pidfd, self._group)
 
     def terminate(self, grace: float = 10.0) -> None:
-        """Send the main command SIGTERM; after `grace` seconds everything is killed. Without a main command: `kill`."""
+        """Send the main command SIGTERM; after `grace` seconds everything is killed, by the loop, whether anybody waits or not. Without a main command: `kill`."""
         if self._main is None:
             self.kill()
         elif not self._later(partial(self.terminate, seconds(grace))):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import select
 import signal as _signal
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
+from weakref import ref
 
 import anyio.abc
 import attrs
@@ -19,6 +22,7 @@ from .lifecycle import CLOSING, TELLING
 from .results import Detail, Exit, Reason, Usage
 from .spawn import exhausted
 from .streams import ReceiveStream, SendStream
+from .timer import Timer
 from .wire.control import Failure, Reply
 
 if TYPE_CHECKING:
@@ -50,6 +54,17 @@ def is_dead(pidfd: int, seconds: float = 0) -> bool:
     return bool(poll.poll(seconds * 1000))
 
 
+def _late(process: ref[Process]) -> Callable[[], None]:
+    """What a timer calls, which must keep neither process nor container alive."""
+
+    def look() -> None:
+        late = process()
+        if late is not None and late._box._owner == os.getpid():  # a fork of the host program may run the same loop on
+            late._past_grace()
+
+    return look
+
+
 class Process(anyio.abc.Process):
     """A command in a container: what `Container.open` gives, and what `anyio.abc.Process` promises.
 
@@ -68,6 +83,7 @@ class Process(anyio.abc.Process):
         self._killing: Reason | None = None
         self._killed_by = ""
         self._grace_ends: float | None = None
+        self._timer: Timer | None = None
         self._told_by: float | None = None
         self._wanted: Reason | None = None
         self._refused: str | None = None
@@ -113,6 +129,7 @@ class Process(anyio.abc.Process):
         """The command is dead: `status` as wait4(2) gives it, or None where nobody can tell any more."""
         if self._exit is not None:
             return
+        self._forgo_grace()
         self.started = True
         code = signal = None
         if status is None:
@@ -256,12 +273,30 @@ class Process(anyio.abc.Process):
                 pass  # it has just ended; its message is on the way
 
     def terminate(self, grace: float = 10.0) -> None:
-        """Send SIGTERM, and after `grace` seconds SIGKILL (as soon as anybody waits for its end). Raises SpecError for a grace that is none."""
+        """Send SIGTERM, and after `grace` seconds SIGKILL. Raises SpecError for a grace that is none.
+
+        The loop that runs keeps that time, whether anybody waits for the end or not. Where none runs, whoever waits later keeps it.
+        """
         grace = seconds(grace)
         self.send_signal(_signal.SIGTERM)
         if self._exit is None and self._grace_ends is None:
             self._grace_ends = time.monotonic() + grace
+            if grace != math.inf:
+                self._timer = Timer(grace, _late(ref(self)))
             self._box._wake()
+
+    def _past_grace(self) -> None:
+        """Its time is over; of all who keep it, the first to see that acts."""
+        if self._grace_ends is not None:
+            self._forgo_grace()
+            self._kill(Reason.KILLED, "terminate(), after its grace")
+
+    def _forgo_grace(self) -> None:
+        """There is nothing to be killed any more, or it is done at once."""
+        self._grace_ends = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def kill(self) -> None:
         """Send SIGKILL to the command; what it left behind lives on in the container."""
@@ -287,6 +322,7 @@ class Process(anyio.abc.Process):
             raise CrecheError(f"the command was killed, but is not dead after {CLOSING} seconds: it (pid {self._pid}) hangs in the kernel, or is frozen")
 
     def _close(self) -> None:
+        self._forgo_grace()
         self._plumbing.close()
         fd, self._pidfd = self._pidfd, -1
         if fd >= 0:

@@ -48,6 +48,7 @@ def test_never_beyond_the_ceiling() -> None:
     done = serve([HUNGRY.format(1_000_000_000)], "--memory", "32M", "--ceiling", "48M")
     assert of(1, done)[:2] == ["ran out of 32M: again with 48M", "ran out of 48M, the ceiling: given up"]
     assert of(1, done)[2].endswith("(48M, run 2)")
+    assert done.returncode == 1 and not done.stderr, done.stderr
 
 
 @needs("limits")
@@ -74,11 +75,19 @@ def test_what_was_needed_is_remembered() -> None:
 def test_a_line_that_is_no_command_is_said_and_the_rest_goes_on() -> None:
     done = serve(["/absent/program", "echo 'unclosed", "# a remark", "", "echo on"])
     assert of(1, done)[0].startswith("not run: ") and of(2, done)[0].startswith("not run: ") and of(3, done)[0] == "| on"
+    assert done.returncode == 1
+
+
+@needs("limits")
+@pytest.mark.parametrize(("jobs", "status"), [(["true", "true"], 0), (["true", "false", "true"], 1), (["sh -c 'kill -9 $$'"], 1), ([], 0)])
+def test_its_status_tells_whether_all_ended_well(jobs: list[str], status: int) -> None:
+    done = serve(jobs)
+    assert done.returncode == status and not done.stderr, done.stderr
 
 
 def test_without_a_place_for_limits_it_says_so() -> None:
     done = serve(["echo small"], CRECHE_CGROUP="none")
-    assert done.returncode == 1 and done.stderr.startswith("memory_guard: ") and "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == 125 and done.stderr.startswith("memory_guard: ") and "Traceback" not in done.stderr, done.stderr
 
 
 def _guard() -> ModuleType:

@@ -15,6 +15,7 @@ import creche
 from creche import Container, CrecheError, Namespaces, Reason, Spec, SpecError
 from creche import container as container_module
 from creche.lifecycle import State
+from creche.process import is_dead
 from needs import needs
 
 pytestmark = needs("native", "userns")
@@ -339,3 +340,60 @@ async def test_a_grace_that_is_none_is_refused_before_anything_is_sent(grace):
         with pytest.raises(SpecError, match="grace"):
             box.terminate(grace)
         assert (await box.run(["true"])).ok and box.exit is None
+
+
+@pytest.mark.parametrize("init", [True, False])
+async def test_a_grace_ends_though_nobody_waits(init):
+    """The loop runs, and that is all; the control is the same with a grace that has no end."""
+    async with Container(Spec(STUBBORN, init=init)) as box, Container(Spec(STUBBORN, init=init)) as other:
+        await ready(box.stdout)
+        await ready(other.stdout)
+        box.terminate(grace=0.1)
+        other.terminate(grace=math.inf)
+        await until(lambda: is_dead(box.pidfd), "the end of the grace")
+        assert not is_dead(other.pidfd)
+        exit = await box
+        assert (exit.reason, exit.signal) == (Reason.KILLED, 9) and "grace" in exit.explain()
+
+
+async def test_a_commands_grace_ends_though_nobody_waits():
+    async with Container(Spec()) as box, box.open(STUBBORN) as stubborn, box.open(STUBBORN) as other:
+        await ready(stubborn.stdout)
+        await ready(other.stdout)
+        stubborn.terminate(grace=0.1)
+        await until(lambda: stubborn.exit is not None, "the end of the grace")
+        assert stubborn.exit.reason is Reason.KILLED and "grace" in stubborn.exit.explain()
+        assert other.exit is None and box.exit is None
+
+
+async def test_a_grace_holds_while_only_the_output_is_read():
+    async with Container(Spec(STUBBORN)) as box:
+        await ready(box.stdout)
+        box.terminate(grace=0.1)
+        with anyio.fail_after(BOUND):
+            async for _ in box.stdout.lines():
+                pass
+        assert (await box).reason is Reason.KILLED
+
+
+async def test_whoever_obeys_within_the_grace_is_not_killed_later():
+    """Nor is what was terminated kept alive by the clock, or the loop kept from its end."""
+    async with Container(Spec(shell("trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done"))) as box:
+        await ready(box.stdout)
+        box.terminate(grace=3600)
+        assert (await box).code == 5
+        assert box._main._timer is None and box._main._grace_ends is None
+
+
+def test_a_grace_outlives_no_loop():
+    """A container that is left with an hour of grace: the run ends at once, and so does all that was in it."""
+
+    async def leave():
+        async with Container(Spec(STUBBORN)) as box:
+            await ready(box.stdout)
+            box.terminate(grace=3600)
+            return box
+
+    for backend, options in (("asyncio", {}), ("asyncio", {"use_uvloop": True}), ("trio", {})):
+        box = anyio.run(leave, backend=backend, backend_options=options)
+        assert box.exit.reason is Reason.KILLED

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -146,6 +147,15 @@ async def test_collected_after_its_end():
         box = Container(Spec(shell("echo x")))
         await box.__aenter__()
         await box.wait()
+        del box
+
+
+async def test_collected_in_the_midst_of_its_grace():
+    with collected_with_a_warning():
+        box = Container(Spec(SLEEPER))
+        await box.__aenter__()
+        os.kill(box.pid, signal.SIGSTOP)  # it lives on until then, and a clock runs for it
+        box.terminate(grace=3600)
         del box
 
 
