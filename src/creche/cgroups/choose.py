@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 from collections.abc import Mapping
 
 import anyio
+from anyio.lowlevel import RunVar
 
 from ..diagnose import writable_cgroup
 from ..errors import CgroupError
@@ -20,13 +23,19 @@ VARIABLE = "CRECHE_CGROUP"
 
 KINDS = ("v2", "systemd", "delegated", "container", "hybrid", "v1", "none")
 
+AGAIN = 30.0
+"""Seconds for which a refusal holds where it came of a D-Bus that was not well: it may have been busy, or not up yet."""
+
 _found: dict[tuple[int, str | None], Place] = {}
+_until: dict[tuple[int, str | None], float] = {}
 _lock = threading.Lock()
+_turn: RunVar[anyio.Lock] = RunVar("creche place")
 
 
 def reset() -> None:
     """Forget what was found, so that the next call looks again."""
     _found.clear()
+    _until.clear()
 
 
 def find_place(environ: Mapping[str, str] = os.environ) -> Place:
@@ -55,21 +64,39 @@ def find_place(environ: Mapping[str, str] = os.environ) -> Place:
 
 
 async def find_place_async(environ: Mapping[str, str] = os.environ) -> Place:
-    """As `find_place`, for whoever is on a loop: asyncio, uvloop or trio."""
+    """As `find_place`, for whoever is on a loop: asyncio, uvloop or trio. Of many who ask at once one looks, and the others wait for it."""
     if (known := _known(environ)) is not None:
         return known
-    asked = environ.get(VARIABLE)
+    turn = _turn.get(None)
+    if turn is None:
+        turn = anyio.Lock()
+        _turn.set(turn)
+    async with turn:
+        return _known(environ) or await _look(environ)
+
+
+async def _look(environ: Mapping[str, str]) -> Place:
+    asked, until = environ.get(VARIABLE), math.inf
     with _lock:
         place = here(asked)
     if not place.usable and asked in (None, "systemd", "delegated"):
-        place = await _systemd(place, asked=asked, environ=environ)
+        try:
+            place = await _systemd(place, asked=asked, environ=environ)
+        except CgroupError as error:
+            place, until = _because(place, str(CgroupError(error.message, error.path, error.errno)), error.hint), time.monotonic() + AGAIN
     if not place.usable:
         place = older(place, asked)
+    if not place.usable:
+        _until[os.getpid(), asked] = until
     return _found.setdefault((os.getpid(), asked), place)
 
 
 def _known(environ: Mapping[str, str]) -> Place | None:
-    return _found.get((os.getpid(), environ.get(VARIABLE)))
+    key = os.getpid(), environ.get(VARIABLE)
+    if time.monotonic() >= _until.get(key, math.inf):
+        _until.pop(key, None)
+        _found.pop(key, None)
+    return _found.get(key)
 
 
 def here(asked: str | None = None, proc: str = "/proc/self", told: str | None = None) -> Place:
@@ -163,7 +190,10 @@ def _given(path: str) -> Place:
 
 
 async def _systemd(near: Place, *, asked: str | None, environ: Mapping[str, str]) -> Place:
-    """Our own unit where systemd says it is delegated, or a scope of our own; else *near* with one more reason."""
+    """Our own unit where systemd says it is delegated, or a scope of our own; else *near* with one more reason.
+
+    Raises CgroupError where D-Bus is not well, or systemd refuses.
+    """
     from . import systemd  # D-Bus is loaded only where it is asked
 
     own = memberships(files.read_or("/proc/self/cgroup")).get("", "")
@@ -175,17 +205,14 @@ async def _systemd(near: Place, *, asked: str | None, environ: Mapping[str, str]
     two = _two(_standings("/proc/self"))
     if two is None or not room.controllers(two.point) & room.WORTH:
         return _because(near, "systemd's scopes have no controllers here: they are version 1's")
-    try:
-        if asked != "systemd" and await systemd.delegates(environ, name):
-            near = here(asked, told=name)
-        if near.usable or asked == "delegated":
-            return near
-        if name.endswith(".service") and asked is None:
-            hint = f"add Delegate=yes to {name}'s [Service] section, or set {VARIABLE}=systemd to be moved out of it"
-            return _because(near, f"{own} is a service that systemd did not give us alone", hint)
-        await systemd.enter_scope(environ)
-    except CgroupError as error:
-        return _because(near, str(error), error.hint)
+    if asked != "systemd" and await systemd.delegates(environ, name):
+        near = here(asked, told=name)
+    if near.usable or asked == "delegated":
+        return near
+    if name.endswith(".service") and asked is None:
+        hint = f"add Delegate=yes to {name}'s [Service] section, or set {VARIABLE}=systemd to be moved out of it"
+        return _because(near, f"{own} is a service that systemd did not give us alone", hint)
+    await systemd.enter_scope(environ)
     return _scope(near)
 
 
