@@ -27,6 +27,7 @@ from .place import Place
 from .plan.compile import Context, Plan
 from .process import Process, is_dead, seconds
 from .results import Detail, Exit, Reason
+from .shielded import finish
 from .spawn import RUNNING, Job, reap, strike
 from .spec.spec import Spec
 from .starting import Starting
@@ -161,9 +162,10 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
             await self._start()
             self._watch_spending()
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._end(self._move(Event.FAILED))
-            self._exit = None  # it never ran
+            try:
+                await finish(partial(self._end, self._move(Event.FAILED)))
+            finally:
+                self._exit = None  # it never ran
             raise
         self._move(Event.STARTED)
         self._obey()
@@ -174,8 +176,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         if actions == (Action.RELEASE,) and self._group is None and self._scratch is None:
             self._release()  # as mostly, where it was waited for: nothing is left to wait for
             return
-        with anyio.CancelScope(shield=True):
-            await self._end(actions)
+        await finish(partial(self._end, actions))
 
     def __await__(self) -> Generator[Any, Any, Exit]:
         return (self.wait() if self._state is not State.NEW else alone(self)).__await__()
@@ -324,6 +325,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         return commands.measured(exit, self._group)
 
     async def _end(self, actions: tuple[Action, ...]) -> None:
+        """Carry them out. Where it is interrupted, a second call goes on."""
         if os.getpid() != self._owner:  # a fork of the host program leaves a block that is not its own
             self._release()
             return
@@ -335,6 +337,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
                 await self._channel.until(lambda: False)
                 if self._job.state == RUNNING:
                     self._pid, self._pidfd = self._job.take()
+                self._drop_job()
             if self._main is not None and self._main.is_over():
                 with anyio.move_on_after(TELLING):
                     await self._until(lambda: False, self._main)
@@ -352,8 +355,8 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
 
             await remove_tree(self._scratch)
         if self._group is not None:
-            group, self._group = self._group, None
-            await group.aremove()
+            await self._group.aremove()
+            self._group = None
         if hangs:
             raise CrecheError(f"the container was killed, but is not dead after {CLOSING} seconds: a process of it (pid {self._pid}) hangs in the kernel")
 

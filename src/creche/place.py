@@ -22,6 +22,7 @@ from .plan.compile import steps_of_command
 from .plumbing import Plumbing
 from .process import Process, signal_number
 from .results import Reason, Result
+from .shielded import finish
 from .spawn import exhausted
 from .spec.spec import words_of
 from .wire import control
@@ -93,7 +94,6 @@ class Place:
             yield process
         finally:
             await process.aclose()
-            self._processes.pop(process._ident, None)
 
     async def run(
         self, command: Any, *, input: bytes | None = None, timeout: float | None = None, max_output: int | None = 16 << 20,
@@ -133,8 +133,7 @@ class Place:
             await self._execute(process, spec, plumbing, cgroup_fds, context, main=False, program=program >= 0)
             self._entered(ident)
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._abandon(process)
+            await finish(partial(self._abandon, process))
             raise
         return process
 
@@ -355,7 +354,6 @@ class Place:
                 told += part
         finally:
             await process.aclose()
-            self._processes.pop(process._ident, None)
         return tuple(tried(table, told))
 
     def resize(self, rows: int, columns: int) -> None:

@@ -19,6 +19,7 @@ from .machine import probe
 from .plan.nesting import check_forkable
 from .plan.renewal import check_renewable
 from .results import Result
+from .shielded import finish
 from .spec.checks import Whole
 from .spec.spec import Spec
 from .units import seconds
@@ -143,11 +144,13 @@ class Pool:
         try:
             return await self._tasks.__aexit__(*error)
         finally:
-            with anyio.CancelScope(shield=True):
-                while self._ready:
-                    await self._throw(self._ready.popleft())
-                if self._template is not None:
-                    await self._template.aclose()
+            await finish(self._throw_all)
+
+    async def _throw_all(self) -> None:
+        while self._ready:
+            await self._throw(self._ready.popleft())
+        if self._template is not None:
+            await self._template.aclose()
 
     async def _keep(self) -> None:
         """Start what is missing; replace what is too old, let go of what nobody wants, look at what waits."""

@@ -20,6 +20,7 @@ from .commands import figures
 from .errors import CrecheError, SpecError
 from .lifecycle import CLOSING, TELLING
 from .results import Detail, Exit, Reason, Usage
+from .shielded import finish
 from .spawn import exhausted
 from .streams import ReceiveStream, SendStream
 from .timer import Timer
@@ -312,12 +313,15 @@ class Process(anyio.abc.Process):
 
     async def aclose(self) -> None:
         """Kill what still runs, wait for its death, close the streams; shielded from cancellation."""
-        with anyio.CancelScope(shield=True):
-            if self._exit is None:
-                self._kill(Reason.KILLED, "the end of its block")
-                with anyio.move_on_after(CLOSING):
-                    await self.wait()
+        await finish(self._end)
+
+    async def _end(self) -> None:
+        if self._exit is None:
+            self._kill(Reason.KILLED, "the end of its block")
+            with anyio.move_on_after(CLOSING):
+                await self.wait()
         self._close()
+        self._box._processes.pop(self._ident, None)
         if self._exit is None:
             raise CrecheError(f"the command was killed, but is not dead after {CLOSING} seconds: it (pid {self._pid}) hangs in the kernel, or is frozen")
 

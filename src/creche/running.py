@@ -110,7 +110,6 @@ async def run_in(
         result = await _attend(process, wait, kill, input, deadline, timeout, max_output, on_overflow)
     finally:
         await process.aclose()
-        box._processes.pop(process._ident, None)
     return result.check() if check else result
 
 

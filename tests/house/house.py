@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("wire",),
     ("cgroups",),
     ("ranges", "claims", "scratch", "spawn"),
-    ("streams", "watch", "channel", "timer"),
+    ("streams", "shielded", "watch", "channel", "timer"),
     ("lifecycle",),
     (
         "plumbing",

@@ -26,6 +26,7 @@ from creche.jobs.policy import Room
 from creche.jobs.store import Store
 from creche.jobs.values import JobResult, JobState, Outcome, Progress, Retry
 from creche.running import MAX_OUTPUT, run
+from creche.shielded import finish
 from creche.spec import Spec
 from creche.spec.rules import check_answered
 from creche.supervisor.restarts import seconds
@@ -129,8 +130,8 @@ class JobQueue:
         if self._used:
             raise CrecheError("a JobQueue is entered once: make another one")
         self._used = True
-        await self._store.open()
         try:
+            await self._store.open()
             self._owner.lock()
             self._began = await self._store.do(self._begin)
             self._changed = anyio.Event()
@@ -141,7 +142,7 @@ class JobQueue:
                 await self._tasks.start(self._engine.run)
         except BaseException:
             self._owner.unlock()
-            await self._store.close()
+            await finish(self._store.close)
             raise
         self._open = True
         return self
@@ -155,13 +156,18 @@ class JobQueue:
             # The body's own exception goes its way unwrapped: the task group hears only of its own tasks.
             await self._tasks.__aexit__(None, None, None)
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._store.do(
-                    lambda conn: conn.execute("DELETE FROM owners WHERE id = ?", (self._owner.id,))
-                )
-                await self._store.close()
-            self._owner.unlock()
-            self.changed(tuple(self._waiting))
+            try:
+                await finish(self._leave)
+            finally:
+                self._owner.unlock()
+                self.changed(tuple(self._waiting))
+
+    async def _leave(self) -> None:
+        if self._store.is_open:
+            await self._store.do(
+                lambda conn: conn.execute("DELETE FROM owners WHERE id = ?", (self._owner.id,))
+            )
+        await self._store.close()
 
     def _begin(self, conn: sqlite3.Connection) -> int:
         self._owner.renew(conn, self.clock())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -45,6 +46,13 @@ class Store:
         self._lock: anyio.Lock | None = None
         self._limiter: anyio.CapacityLimiter | None = None
         self._pending: list[_Work[Any]] = []
+        # Task.cancel of asyncio leaves a thread at work, whose batch goes on to its end; what is asked next waits for it here.
+        self._turn = threading.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was opened, and not yet closed."""
+        return self._conn is not None
 
     async def open(self) -> None:
         """Open or create it. Raises FileError, also for a file that is no queue."""
@@ -54,6 +62,10 @@ class Store:
             await self._off_the_loop(self._open)
 
     def _open(self) -> None:
+        with self._turn:
+            self._connect()
+
+    def _connect(self) -> None:
         try:
             conn = sqlite3.connect(
                 str(self.path) if self.path is not None else ":memory:",
@@ -102,11 +114,15 @@ class Store:
             await anyio.to_thread.run_sync(call, *args, limiter=self._limiter)
 
     def _transact(self, batch: list[_Work[Any]]) -> None:
+        with self._turn:
+            self._commit(batch)
+            for work in batch:
+                work.done = True
+
+    def _commit(self, batch: list[_Work[Any]]) -> None:
         """All of it in one transaction; each in a savepoint, so that one that fails undoes only itself."""
         conn = self._conn
         assert conn is not None
-        for work in batch:
-            work.done = True
         try:
             conn.execute("BEGIN IMMEDIATE")
             for work in batch:
@@ -133,7 +149,12 @@ class Store:
 
     async def close(self) -> None:
         """Close it; what was committed stays."""
-        if self._conn is not None:
-            conn, self._conn = self._conn, None
+        if self._limiter is not None:
             with anyio.CancelScope(shield=True):
-                await self._off_the_loop(conn.close)
+                await self._off_the_loop(self._close)
+
+    def _close(self) -> None:
+        with self._turn:
+            conn, self._conn = self._conn, None
+            if conn is not None:
+                conn.close()

@@ -9,12 +9,14 @@ import stat
 import struct
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import anyio
 
 from ..errors import FileError
 from ..files import TURN, Inside, aside, failing
+from ..shielded import finish
 from ..trees import DEEPEST
 from ..wire import control
 from .layers import Layer, Reader, is_whiteout
@@ -228,8 +230,7 @@ async def written(path: str) -> Any:
                 raise FileError(path, errno.EEXIST)
             os.rename(folder, path)
     except BaseException:
-        with anyio.CancelScope(shield=True):
-            await _remove(folder)
+        await finish(partial(_remove, folder))
         raise
 
 

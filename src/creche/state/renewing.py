@@ -15,6 +15,7 @@ from ..lifecycle import CLOSING, State
 from ..plan import steps as st
 from ..plan.compile import Context, Plan, compile_reset
 from ..results import Reason
+from ..shielded import finish
 from ..spec.spec import Spec
 from ..wire import control
 from ..wire.encode import encode_setup
@@ -76,7 +77,7 @@ class Renewing:
         namespace with its ids, the PID namespace and process 1 stay: the age and the processor time of process 1 are all that
         tells a guest that it is not the first.
 
-        Once begun it is finished, also where the task is cancelled meanwhile; within 10 seconds.
+        Once begun it is finished, also where the task is cancelled meanwhile (by asyncio's own Task.cancel: the container ends); within 10 seconds.
 
         Raises UnsupportedError, before anything is done, where something would stay: files of yours that guests write to (a Bind,
         a Directory, an `upper`), namespaces that are shared, guests that can change mounts. CrecheError for a container with a main
@@ -117,7 +118,7 @@ class Renewing:
                 try:
                     yield
                 except BaseException:
-                    await self._give_up()
+                    await finish(self._give_up)
                     raise
         finally:
             self._resetting = False

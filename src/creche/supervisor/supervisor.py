@@ -14,6 +14,7 @@ import anyio.abc
 from attrs import evolve
 
 from creche.errors import CrecheError, SpecError
+from creche.shielded import finish
 from creche.supervisor import states
 from creche.supervisor.admission import Admission
 from creche.supervisor.childspec import ChildSpec
@@ -124,9 +125,8 @@ class Supervisor:
     ) -> bool | None:
         conductor = self._conductor
         assert self._tasks is not None and self._body is not None
-        with anyio.CancelScope(shield=True):
-            conductor.post(states.Shutdown())
-            await conductor.finished.wait()
+        conductor.post(states.Shutdown())
+        await finish(conductor.finished.wait)
         ours = self._body.__exit__(kind, error, trace)
         self._tasks.cancel_scope.cancel()
         # The body's own exception goes its way unwrapped: the task group hears only of its own tasks.

@@ -150,7 +150,6 @@ class Forked(Container):
             yield process
         finally:
             await process.aclose()
-            self._processes.pop(NUMBER, None)
 
     async def _tell(self, words: tuple[str, ...], fields: dict[str, Any], *, input: bytes | None = None, sources: Mapping[int, int] | None = None) -> Process:
         """The command that waits is confined as any other, and told what to do."""
@@ -194,6 +193,5 @@ class Forked(Container):
                 raise error_of(self._told.failure, attrs.evolve(spec, command=words), self._plan, steps, commands.why)
         except BaseException:
             await process.aclose()
-            self._processes.pop(NUMBER, None)
             raise
         return process
