@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -28,6 +29,7 @@ class _Work(Generic[T]):
         self.value: T
         self.error: Exception | None = None
         self.done = False
+        self.wanted = True
 
 
 class Store:
@@ -45,8 +47,8 @@ class Store:
         self._conn: sqlite3.Connection | None = None
         self._lock: anyio.Lock | None = None
         self._limiter: anyio.CapacityLimiter | None = None
-        self._pending: list[_Work[Any]] = []
-        # Task.cancel of asyncio leaves a thread at work, whose batch goes on to its end; what is asked next waits for it here.
+        self._pending: deque[_Work[Any]] = deque()
+        # Task.cancel of asyncio may leave a thread at work, which goes on to its end: what is asked next waits for it here.
         self._turn = threading.Lock()
 
     @property
@@ -96,12 +98,10 @@ class Store:
         try:
             async with self._lock:
                 if not work.done:
-                    batch, self._pending = self._pending, []
                     with anyio.CancelScope(shield=True):
-                        await self._off_the_loop(self._transact, batch)
+                        await self._off_the_loop(self._transact)
         except BaseException:
-            if work in self._pending:  # cancelled before anybody took it: nothing was done
-                self._pending.remove(work)
+            work.wanted = False  # cancelled before anybody took it: nothing is done
             raise
         if work.error is not None:
             raise work.error
@@ -113,9 +113,14 @@ class Store:
         else:
             await anyio.to_thread.run_sync(call, *args, limiter=self._limiter)
 
-    def _transact(self, batch: list[_Work[Any]]) -> None:
+    def _transact(self) -> None:
         with self._turn:
-            self._commit(batch)
+            batch = []
+            while self._pending:
+                if (work := self._pending.popleft()).wanted:
+                    batch.append(work)
+            if batch:
+                self._commit(batch)
             for work in batch:
                 work.done = True
 
