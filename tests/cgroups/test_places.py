@@ -189,6 +189,28 @@ def test_an_engine_around_us_is_told_its_own_flags(proc: Callable[..., Place], t
         assert any("is read-only" in reason for reason in place.reasons)
 
 
+@pytest.mark.parametrize(
+    ("kind", "below", "controller", "said"),
+    [
+        ("systemd", "user@1000.service/app.slice", "cpuset", "systemctl edit user@.service"),
+        ("delegated", "user@1000.service/app.slice/run.scope", "io", "systemctl restart user@1000"),
+        ("delegated", "user@1000.service/app.slice", "hugetlb", "echo +hugetlb"),  # which systemd does not know
+        ("delegated", "user@1001.service/app.slice", "io", "echo +io"),
+        ("v2", "creche", "io", "echo +io"),
+        ("systemd", "user@1000.service/app.slice", "rdma", "a kernel with the rdma controller"),
+        ("v2", "creche", "rdma", "a kernel with the rdma controller"),
+        ("container", "", "rdma", "the engine must give rdma"),
+    ],
+)
+def test_the_remedy_for_a_controller_fits_the_place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, below: str, controller: str, said: str) -> None:
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory hugetlb pids\n")
+    if kind == "container":  # the root of a cgroup namespace: what the kernel has cannot be seen from there
+        (tmp_path / "cgroup.events").write_text("populated 1\n")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    place = Place(kind, (Hierarchy(2, f"{tmp_path}/{below}", frozenset({"memory"}), str(tmp_path)),))
+    assert said in (place.lacks(controller, "field").hint or "")
+
+
 def test_a_word_that_is_no_place_is_refused() -> None:
     for word in ("nonsense", "/tmp", "/nowhere", ""):
         with pytest.raises(CgroupError, match="CRECHE_CGROUP"):

@@ -18,7 +18,7 @@ __all__ = ["swap"]
 
 Make = Callable[..., Group]
 
-#: Reads here and there in a file, past the page cache, for so long; then says how many blocks it got. By eight at once, so that it always
+#: Reads here and there in a file, past the page cache, for so long; then says how many blocks it got. By four at once, so that it always
 #: has some to be read: a weight divides what is asked for, and one alone asks for nothing while it waits for a processor.
 READ = """
 import mmap, os, random, sys, threading, time
@@ -33,7 +33,7 @@ def read():
 print("ready", flush=True)
 sys.stdin.readline()
 end = time.monotonic() + 4
-threads = [threading.Thread(target=read) for _ in range(8)]
+threads = [threading.Thread(target=read) for _ in range(4)]
 for thread in threads:
     thread.start()
 for thread in threads:

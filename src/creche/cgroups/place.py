@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from ..errors import CgroupError, UnsupportedError
-from . import files
+from . import files, room
 from .applying import apply, enable, needed, prepare
 from .group import Group, check_name
 from .hierarchy import Hierarchy
@@ -23,6 +23,9 @@ FIGURES = ("memory",)
 
 DESCENDANTS = 4096
 """cgroup.max.descendants of a box: a guest of our own user could else make so many that removing takes for ever."""
+
+_DELEGABLE = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
+"""What systemd's Delegate= can name (systemd.resource-control(5)) and we have limits for."""
 
 _swept: set[tuple[int, Place]] = set()
 
@@ -98,11 +101,14 @@ class Place:
         )
 
     def _remedy(self, controller: str) -> str:
-        folder = self.hierarchies[0].folder
-        if self.kind == "systemd" and os.geteuid():
+        folder, point = self.hierarchies[0].folder, self.hierarchies[0].point
+        if self.kind not in ("v1", "hybrid") and point and room.is_root(point) and controller not in room.controllers(point):
+            return f"a kernel with the {controller} controller, and not in use by version 1 ({point}/cgroup.controllers has those to be had)"
+        # What is written by hand into a directory of systemd's, it takes back.
+        if f"/user@{os.geteuid()}.service/" in folder and controller in _DELEGABLE:
             return (
                 "as root: systemctl edit user@.service, with [Service] Delegate=cpu cpuset io memory pids, "
-                "then log in again"
+                f"then systemctl restart user@{os.geteuid()} (which ends what runs in it)"
             )
         if self.kind == "container":
             return f"the engine must give {controller} to the container's cgroup (its host: cgroup.subtree_control)"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from creche import CrecheError
     from creche.doctor import Finding, Limitation
 
 __all__ = ["command"]
@@ -65,7 +66,7 @@ def _cgroup() -> tuple[str | Limitation, tuple[str, ...]]:
     try:
         place = find_place()
     except CrecheError as error:
-        return Limitation(str(error), getattr(error, "hint", None) or ""), ()
+        return _limitation(error), ()
     if not place.usable:
         why = "; ".join(place.reasons) or "no cgroup file system is mounted"
         return Limitation(why, place.hint or ""), ()
@@ -82,7 +83,6 @@ def _first_container() -> str | Limitation:
     import anyio
 
     from creche import CrecheError, run
-    from creche.doctor import Limitation
 
     async def twice() -> float:
         await run(["true"], check=True)
@@ -93,8 +93,15 @@ def _first_container() -> str | Limitation:
     try:
         return f"starts and ends in {anyio.run(twice) * 1000:.1f} ms"
     except CrecheError as error:
-        hint = getattr(error, "hint", None) or ""
-        return Limitation(str(error).removesuffix(f"; {hint}"), hint)
+        return _limitation(error)
+
+
+def _limitation(error: CrecheError) -> Limitation:
+    """What was said, and apart from it what to do."""
+    from creche.doctor import Limitation
+
+    hint = getattr(error, "hint", None) or ""
+    return Limitation(str(error).removesuffix(f"; {hint}"), hint)
 
 
 def render(findings: tuple[Finding, ...], width: int | None = None) -> str:
