@@ -18,7 +18,13 @@ from .streams import rouse
 from .wire import control
 from .wire.control import REPLY_SIZE, Reply
 
-__all__ = ["Channel"]
+__all__ = ["Channel", "belongs"]
+
+def belongs(owner: int) -> None:
+    """Raises CrecheError in a fork of the program that owns a container: all its descriptors are there too, but it is not the fork's to end or to talk to."""
+    if os.getpid() != owner:
+        raise CrecheError("the container belongs to the process that started it, and this is a fork of that: use it there")
+
 
 _AT_ONCE = 256  # messages that are handled before others on the loop have their turn
 
@@ -38,7 +44,7 @@ class Channel:
         self._turn: anyio.Lock | None = None
         self.ended = False  #: the other end is gone, or has sent what no init of ours sends
         self.broken = False  #: the latter
-        self._thread = threading.get_ident()
+        self._thread, self._pid = threading.get_ident(), os.getpid()
         ours.setblocking(False)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # a pid that the kernel translates: unix(7)
 
@@ -51,6 +57,8 @@ class Channel:
         handled, fd, news = 0, self._socket.fileno(), self._room_for_news
         if fd < 0:  # closed by its own finalizer: of what is collected together, that may come before the container's
             self.ended = True
+        if os.getpid() != self._pid:
+            return  # a fork of the host program: what it took would be missing where it belongs
         while not self.ended and handled < most:
             size = lib.creche_receive(fd, news)
             if size == -errno.EAGAIN or size == -errno.EINTR:
@@ -97,7 +105,8 @@ class Channel:
                 await self._news()
 
     def _at_home(self) -> None:
-        """Raises CrecheError on another thread than the one that started it: who waits here is woken by tasks of one loop."""
+        """Raises CrecheError on another thread than the one that started it: who waits here is woken by tasks of one loop. And in a fork."""
+        belongs(self._pid)
         if threading.get_ident() != self._thread:
             raise CrecheError("the container belongs to the loop of another thread, which started it: use it there (anyio.from_thread.run)")
 
@@ -118,6 +127,7 @@ class Channel:
 
     def post(self, kind: int, ident: int, *, number: int = 0, blob: bytes = b"", flags: int = 0, a: int = 0, b: int = 0, fds: list[int] | None = None) -> bool:
         """Send the init a request without waiting: whether there was room. Raises OSError, BrokenPipeError where it is gone."""
+        belongs(self._pid)
         if self.ended:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         fds = fds or []

@@ -173,7 +173,8 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
 
     async def __aexit__(self, *_: object) -> None:
         actions = self._move(Event.CLOSE)
-        if actions == (Action.RELEASE,) and self._group is None and self._scratch is None:
+        foreign = os.getpid() != self._owner  # a fork of the host program leaves a block that is not its own
+        if foreign or (actions == (Action.RELEASE,) and self._group is None and self._scratch is None):
             self._release()  # as mostly, where it was waited for: nothing is left to wait for
             return
         await finish(partial(self._end, actions))
@@ -326,9 +327,6 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
 
     async def _end(self, actions: tuple[Action, ...]) -> None:
         """Carry them out. Where it is interrupted, a second call goes on."""
-        if os.getpid() != self._owner:  # a fork of the host program leaves a block that is not its own
-            self._release()
-            return
         if Action.KILL in actions:
             if self._job is not None:  # still starting, wherever that is
                 self._job.cancel()

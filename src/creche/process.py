@@ -16,6 +16,7 @@ from weakref import ref
 import anyio.abc
 import attrs
 
+from .channel import belongs
 from .commands import figures
 from .errors import CrecheError, SpecError
 from .lifecycle import CLOSING, TELLING
@@ -266,6 +267,7 @@ class Process(anyio.abc.Process):
     def send_signal(self, signal: int) -> None:
         """Send it a signal; nothing where it has ended. Raises ValueError for no signal."""
         number = signal_number(signal)
+        belongs(self._box._owner)
         if self._exit is None and self._pidfd >= 0:
             self._struck = self._struck or (number == _signal.SIGKILL and not self.is_over())
             try:
@@ -301,6 +303,7 @@ class Process(anyio.abc.Process):
 
     def kill(self) -> None:
         """Send SIGKILL to the command; what it left behind lives on in the container."""
+        belongs(self._box._owner)
         self._kill(Reason.KILLED, "kill()")
 
     def _kill(self, reason: Reason, by: str = "") -> None:
@@ -313,6 +316,9 @@ class Process(anyio.abc.Process):
 
     async def aclose(self) -> None:
         """Kill what still runs, wait for its death, close the streams; shielded from cancellation."""
+        if self._box._owner != os.getpid():  # a fork of the host program leaves a block that is not its own
+            self._close()
+            return
         await finish(self._end)
 
     async def _end(self) -> None:

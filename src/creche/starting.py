@@ -12,7 +12,7 @@ import anyio
 import attrs
 
 from . import claims, commands, givenback, ranges, sharing
-from .channel import Channel
+from .channel import Channel, belongs
 from .errors import CrecheError, SpawnError, SpecError
 from .hostview import listing
 from .kernelfs import kernel_trees
@@ -67,6 +67,7 @@ class Starting:
     if TYPE_CHECKING:
         spec: Spec
         id: str
+        _owner: int
         _state: State
         _main: Process | None
         _processes: dict[int, Process]
@@ -106,7 +107,8 @@ class Starting:
         return self._strength
 
     def _later(self, order: Callable[[], None]) -> bool:
-        """Whether it is starting: then a signal is an order that it gets once it runs, for until then there is nobody to get it."""
+        """Whether it is starting (CrecheError in a fork of its program): then a signal is an order that it gets once it runs, for until then there is nobody to get it."""
+        belongs(self._owner)
         if self._state is State.STARTING:
             self._orders += (order,)
             return True

@@ -8,7 +8,7 @@ import fcntl
 import os
 import select
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 import anyio
 import anyio.abc
@@ -23,6 +23,9 @@ WIDE = 1 << 20  # the capacity asked for once a reader sees that the writer is f
 SHARE = 1 << 20  # bytes after which others on the loop have their turn: less than a millisecond
 LINE = 512  # as so many bytes counts a line, for the time that it takes
 F_SETPIPE_SZ = 1031
+
+
+Line = TypeVar("Line", bytes, str)
 
 
 def rouse(descriptor: FileDescriptorLike) -> None:
@@ -158,7 +161,11 @@ class ReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
             await self.readable()
             self._since = 0
 
-    def lines(self, encoding: str | None = None, max: int = CHUNK) -> Lines:
+    @overload
+    def lines(self, encoding: None = None, max: int = ...) -> Lines[bytes]: ...
+    @overload
+    def lines(self, encoding: str, max: int = ...) -> Lines[str]: ...
+    def lines(self, encoding: str | None = None, max: int = CHUNK) -> Lines[Any]:
         """Lines without their newline, as bytes or decoded; one longer than `max` bytes comes in pieces, of whole characters where it is decoded.
 
         Undecodable bytes become U+FFFD. Ends with the stream; the last line need not end with a newline. Leaving the
@@ -200,7 +207,7 @@ class ReceiveStream(_Descriptor, anyio.abc.ByteReceiveStream):
         self.close()
 
 
-class Lines:
+class Lines(Generic[Line]):
     """An iterator over a stream's lines. A class and no generator, which trio would want to be closed by hand."""
 
     def __init__(self, stream: ReceiveStream, encoding: str | None, max: int) -> None:
@@ -209,7 +216,7 @@ class Lines:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> bytes | str:
+    async def __anext__(self) -> Line:
         stream = self._stream
         stream._since += LINE
         if stream._since >= SHARE:
@@ -220,13 +227,13 @@ class Lines:
             await stream._more()
         line, ended = found
         if self._encoding is None:
-            return line
+            return line  # type: ignore[return-value]  # here Line is bytes
         if not ended and not stream._ended:  # a piece: of a character that it ends within, the rest is yet to come
             decoder = codecs.getincrementaldecoder(self._encoding)("replace")
             if text := decoder.decode(line):
                 stream._kept[:0] = decoder.getstate()[0]
-                return text
-        return line.decode(self._encoding, "replace")
+                return text  # type: ignore[return-value]  # and here str
+        return line.decode(self._encoding, "replace")  # type: ignore[return-value]
 
 
 class SendStream(_Descriptor, anyio.abc.ByteSendStream):

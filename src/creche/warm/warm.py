@@ -279,7 +279,8 @@ class Template:
     def _drop(self) -> None:
         """Let the process go, which ends with its socket; the container stays, for what was forked lives in it."""
         if self._process is not None:
-            self._process.kill()
+            if self._process._box._owner == os.getpid():  # else a fork of the host program leaves a block that is not its own
+                self._process.kill()
             self._process._close()
             if self._box is not None:
                 self._box._processes.pop(self._process._ident, None)
