@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from creche.cgroups import v1, v2
+from creche.cgroups import files, v1, v2
 from creche.cgroups.devices import weighing
 from creche.cgroups.owner import orphaned, prefix
 from creche.cgroups.quota import quota_and_period, shares
@@ -185,3 +186,10 @@ def test_only_a_dead_owners_name_is_an_orphans() -> None:
     assert orphaned(f"{head}-{2**22 + 5}-1-{namespace}-x")
     for name in ("creche-x", "creche-1-2-x", f"{head}-{pid}-1-{int(namespace) + 1}-x", "docker-1-2-3-x", ""):
         assert not orphaned(name)
+
+
+def test_what_the_kernel_refuses_is_told_with_what_to_do() -> None:
+    """A command's cgroup in a container whose memory is used up: its pages are charged to the one above (cgroup-v2.rst)."""
+    said = str(files.failure("cannot be made", "/box/2", OSError(errno.ENOMEM, "")))
+    assert "ENOMEM" in said and "raise limits.memory" in said
+    assert str(files.failure("cannot be made", "/box/2", OSError(errno.EINTR, ""))).endswith("(EINTR)")

@@ -21,6 +21,7 @@ HINTS = {
     errno.EROFS: "the cgroup file system is mounted read-only; mount it writable (docker run --privileged, "
     "podman run --security-opt unmask=ALL) or delegate another one",
     errno.EBUSY: "it holds processes, or its children hold more than the new limit allows",
+    errno.ENOMEM: "a cgroup counts against the memory limit above it, which is used up: raise limits.memory, or end what holds it",
     errno.ENOSPC: "the machine's or the parent's cgroup limits are used up (cgroup.max.descendants)",
 }
 
