@@ -64,6 +64,7 @@ def test_who_traces_the_init_has_all_that_it_has() -> None:
     named = Security(privileged=True, capabilities=["CAP_SYS_PTRACE"])
     assert "by tracing the init" in told(security=named)[0]
     assert "by tracing" not in told(security=named, init=False)[0]
+    assert "over its mounts" in told(security=Security(capabilities=["CAP_SYS_ADMIN"]))[0]
     assert told(security=named)[1] > told(security=Security(capabilities=["CAP_KILL"]))[1]
 
 

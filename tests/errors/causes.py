@@ -27,6 +27,7 @@ from creche import (
     Tmpfs,
     UnsupportedError,
 )
+from creche.spec import Landlock
 
 ROOT = os.geteuid() == 0
 AS_ROOT: dict[str, Any] = {"uid_map": [IdMap(0, 0, 1)], "gid_map": [IdMap(0, 0, 1)]} if ROOT else {}
@@ -130,6 +131,7 @@ CAUSES: dict[str, Cause] = {
                                says=("'no-such-program'", "/usr/local/sbin:/usr/local/bin", "install it")),
     "command-path": Cause(what="the command's path is not there", given=lambda f: {}, command=["/no/such/program"], field="command", errno=e.ENOENT, says=("'/no/such/program'", "in the container", "mount it")),
     "command-not-executable": Cause(what="the command is not executable", given=_file(b"#!/bin/sh\n", 0o644), command=["/prog"], field="command", errno=e.EACCES, says=("/prog", "not executable", "its mode lacks x")),
+    "landlock-command": Cause(what="Landlock has no rule for the command", given=lambda f: {"security": Security(landlock=Landlock(read=["/usr"]))}, field="command", errno=e.EACCES, says=("security.landlock", "`execute`"), needs=("landlock",), command=["/usr/bin/true"]),
     "command-is-directory": Cause(what="the command is a directory", given=lambda f: {}, command=["/usr/bin/"], field="command", errno=e.EACCES, says=("/usr/bin/", "is a directory")),
     "command-noexec": Cause(what="the command lies on a mount with noexec", given=lambda f: {"mounts": [Bind("/usr/bin", "/n", readonly=True, noexec=True)]}, command=["/n/true"], field="command", errno=e.EACCES, says=("/n/true", "noexec")),
     "command-architecture": Cause(what="the command is for another processor", given=_file(_foreign(Path())), command=["/prog"], field="command", errno=e.ENOEXEC, says=("/prog", "another processor")),

@@ -107,6 +107,8 @@ def _ids(spec: Spec) -> Iterator[Exposure]:
         if "CAP_SYS_PTRACE" in names and own and spec.has_init and len(names) < len(CAPABILITIES):
             over += ", and by tracing the init all others without the filter"
             bad = 0.8
+        if "CAP_SYS_ADMIN" in names and own and len(names) < len(CAPABILITIES):
+            over += ", and over its mounts: what is read-only or covered is so no longer when it likes"
         yield Exposure("security.capabilities", f"{told} {over}", bad, 10, "name only those that the program asks for")
     nnp = security.no_new_privs
     yield Exposure(

@@ -202,6 +202,8 @@ def _exec(failure: Failure, spec: Spec, step: st.Step, text: str) -> tuple[str, 
         e.ELIBBAD: "its loader is broken",
         e.ENOMEM: "no memory to start it",
     }
+    if error == e.EACCES and spec.security.landlock is not None:
+        hints[error] = "no rule of security.landlock has it in `execute` (with its loader and libraries in `read`); what no rule names is refused"
     word = "is not executable" if error == e.EACCES else "is of the wrong format" if error == e.ENOEXEC else "could not be executed"
     return f"command: {text or name!s} {word}: {_said(failure)}", hints.get(error)
 
