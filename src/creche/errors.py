@@ -297,6 +297,7 @@ class ExitError(CrecheError):
 
     @property
     def returncode(self) -> int:
+        """The exit status, negative for a signal, as in `subprocess`."""
         return self.exit.returncode
 
     def __str__(self) -> str:

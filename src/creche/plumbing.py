@@ -21,6 +21,8 @@ def _number(value: object, field: str) -> int:
         fd = value if isinstance(value, int) else value.fileno()  # type: ignore[attr-defined]
     except (OSError, ValueError) as error:  # closed, or a file in memory only
         raise SpecError(field, value, f"it has no descriptor ({error}): give a file that is open") from None
+    if type(fd) is not int or fd < 0:  # a socket that was closed gives -1
+        raise SpecError(field, value, f"it has no descriptor (its fileno() gives {fd!r}): give a file that is open")
     try:
         fcntl.fcntl(fd, fcntl.F_GETFD)
     except OSError as error:

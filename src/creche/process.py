@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 __all__ = ["Process", "is_dead", "seconds"]
 
 
-def signal_number(signal: int) -> int:
+def signal_number(signal: object) -> int:
     """A signal's number, real-time ones included. Raises ValueError for what is none."""
-    if not isinstance(signal, int):
+    if not isinstance(signal, int) or not 0 < signal <= 64:
         raise ValueError(f"{signal!r} is not a signal: give a number, such as signal.SIGTERM")
-    return signal if 32 <= signal <= 64 else _signal.Signals(signal)
+    return signal
 
 
 def seconds(grace: float) -> float:

@@ -18,7 +18,7 @@ from .results import Exit, Reason, Result
 from .spec.rules import check_answered
 from .spec.spec import Spec
 
-__all__ = ["MAX_OUTPUT", "run"]
+__all__ = ["MAX_OUTPUT", "check_options", "run"]
 
 MAX_OUTPUT = 16 << 20  # bytes of each stream
 
@@ -49,7 +49,7 @@ async def run(
     >>> result.stdout
     b'42\\n'
     """
-    _check(input, timeout, max_output, on_overflow)
+    check_options(input, timeout, max_output, on_overflow)
     if isinstance(command, Spec):
         spec = attrs.evolve(command, **spec_fields) if spec_fields else command
     else:
@@ -59,7 +59,7 @@ async def run(
     check_answered(spec)
     if input is not None:
         if spec.tty is None and spec.stdin != "pipe":
-            raise SpecError("input", "bytes", "stdin is not a pipe: leave stdin out")
+            raise _unread()
     elif spec.stdin == "pipe" and spec.tty is None:
         spec = attrs.evolve(spec, stdin="null")
     box = Container(spec)
@@ -85,9 +85,11 @@ async def run_in(
     on_overflow: str, check: bool, fields: dict[str, Any],
 ) -> Result:  # fmt: skip
     """`Container.run`, of what `launch` starts in it, which is given the command, its fields and `input`."""
-    _check(input, timeout, max_output, on_overflow)
+    check_options(input, timeout, max_output, on_overflow)
     if input is None and "stdin" not in fields and not fields.get("tty"):
         fields = {**fields, "stdin": "null"}
+    elif input is not None and fields.get("stdin") not in (None, "pipe", -1) and not fields.get("tty"):
+        raise _unread()
     deadline = math.inf if timeout is None else anyio.current_time() + timeout
     started: Process | None = None
     with anyio.move_on_at(deadline):
@@ -111,6 +113,10 @@ async def run_in(
     finally:
         await process.aclose()
     return result.check() if check else result
+
+
+def _unread() -> SpecError:
+    return SpecError("input", "bytes", "stdin is not a pipe: leave stdin out")
 
 
 def _too_slow(command: tuple[str, ...], timeout: float | None) -> Result:
@@ -167,7 +173,8 @@ def _result(exit: Exit, out: Collector, err: Collector) -> Result:
     return Result(exit, out.result(), stderr, out.truncated, err.truncated)
 
 
-def _check(input: object, timeout: object, max_output: object, on_overflow: object) -> None:
+def check_options(input: object, timeout: object, max_output: object, on_overflow: object = "kill") -> None:
+    """Raises SpecError for what `run` can't take, naming the argument."""
     if input is not None and not isinstance(input, (bytes, bytearray, memoryview)):
         raise SpecError("input", input, "give bytes (encode text first), or None")
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 <= timeout < math.inf):

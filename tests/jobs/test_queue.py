@@ -256,6 +256,9 @@ async def test_nonsense_is_refused_when_it_is_given(path, runner):
             await queue.submit(Spec())
         with pytest.raises(SpecError):
             await queue.submit(["echo"], limits=Limits(memory=-1))
+        for wrong in ({"timeout": -1}, {"max_output": -1}, {"input": "text"}):
+            with pytest.raises(SpecError, match=next(iter(wrong))):
+                await queue.submit(["echo"], **wrong)
         assert (await queue.progress()).total == 0
     with pytest.raises(CrecheError, match="inside its block"):
         await queue.submit(["echo"])

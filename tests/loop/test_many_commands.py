@@ -113,7 +113,7 @@ async def test_a_signal_that_would_go_nowhere_is_refused() -> None:
         with pytest.raises(CrecheError, match="all=True"):
             box.send_signal(signal.SIGTERM)
         for wrong in (0, 1000):
-            with pytest.raises(ValueError, match=r"(?i)signal"):
+            with pytest.raises(ValueError, match="is not a signal: give a number"):
                 box.send_signal(wrong, all=True)
         assert box.init_pid
         os.kill(box.init_pid, signal.SIGSTOP)

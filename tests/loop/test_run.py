@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from pathlib import Path
 
 import anyio
@@ -10,7 +11,7 @@ import pytest
 from loop.helpers import shell
 
 import creche
-from creche import ExitError, Reason, Spec, SpecError
+from creche import Container, ExitError, Reason, Spec, SpecError
 from needs import needs
 
 pytestmark = needs("native", "userns")
@@ -76,6 +77,34 @@ async def test_nonsense_names_its_field(wrong, field):
     with pytest.raises(SpecError) as caught:
         await creche.run(["true"], **wrong)
     assert caught.value.field == field
+
+
+async def test_in_a_place_it_does_too():
+    async with Container(Spec()) as box:
+        for wrong, field in (({"input": b"x", "stdin": "null"}, "input"), ({"input": b"x", "stdin": 0}, "input"), ({"timeout": -1}, "timeout")):
+            with pytest.raises(SpecError) as caught:
+                await box.run(["true"], **wrong)
+            assert caught.value.field == field
+        assert (await box.run(["cat"], input=b"x", stdin=-1)).stdout == b"x"  # subprocess.PIPE
+
+
+class Strange:
+    def fileno(self):
+        return "3"
+
+
+def closed():
+    pair = socket.socketpair()
+    for one in pair:
+        one.close()
+    return pair[0]
+
+
+@pytest.mark.parametrize("file", [Strange, closed])
+async def test_a_file_without_a_descriptor_is_refused(file):
+    with pytest.raises(SpecError, match=r"^stdout: .*it has no descriptor \(its fileno\(\) gives") as caught:
+        await creche.run(["true"], stdout=file())
+    assert caught.value.field == "stdout"
 
 
 async def test_a_spec_without_a_command_is_no_run():

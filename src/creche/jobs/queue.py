@@ -25,7 +25,7 @@ from creche.jobs.payload import Folder, Payload, load_result, tag_of
 from creche.jobs.policy import Room
 from creche.jobs.store import Store
 from creche.jobs.values import JobResult, JobState, Outcome, Progress, Retry
-from creche.running import MAX_OUTPUT, run
+from creche.running import MAX_OUTPUT, check_options, run
 from creche.shielded import finish
 from creche.spec import Spec
 from creche.spec.rules import check_answered
@@ -210,6 +210,7 @@ class JobQueue:
         self._alive()
         spec = evolve(command, **spec_fields) if isinstance(command, Spec) else Spec(command, **spec_fields)
         check_answered(spec)
+        check_options(input, timeout, max_output)
         if spec.command is None:
             raise SpecError("command", None, "a job needs one")
         payload = Payload(
