@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 
 import anyio
 import pytest
@@ -19,7 +20,9 @@ pytestmark = needs("native", "userns")
 def in_a_fork(what):
     """Run it there; what it raised, as text."""
     read, write = os.pipe()
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of a fork beside threads, of which creche has some
+        pid = os.fork()
     if not pid:
         said = b""
         try:
