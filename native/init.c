@@ -399,7 +399,10 @@ _Noreturn void begin(void)
 				who[n - 3] = &commands[i];
 				fds[n++] = (struct pollfd){ j ? commands[i].listener : commands[i].report, POLLIN, 0 };
 			}
-		if (sys5(__NR_ppoll, fds, n, wait, 0, 8) < 0)
+		long seen = sys5(__NR_ppoll, fds, n, wait, 0, 8);
+		if (seen == -EINVAL) /* a guest has lowered our limit of descriptors (prlimit(2)): deaf, we would outlive our supervisor */
+			leave(1);
+		if (seen < 0)
 			continue;
 		if (fds[1].revents || (fds[0].revents & (POLLHUP | POLLERR) && !(fds[0].revents & POLLIN)))
 			leave(0);

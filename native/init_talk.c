@@ -18,10 +18,12 @@ static void await_control(short events)
 {
 	struct pollfd fds[2] = { { CONTROL, events, 0 }, { SUPERVISOR, POLLIN, 0 } };
 
-	while (sys5(__NR_ppoll, fds, 2, 0, 0, 8) < 0)
+	long seen;
+
+	while ((seen = sys5(__NR_ppoll, fds, 2, 0, 0, 8)) < 0 && seen != -EINVAL)
 		;
-	if (fds[1].revents)
-		leave(0);
+	if (seen < 0 || fds[1].revents)
+		leave(seen < 0);
 }
 
 void reply(struct creche_reply *message, const int *fds, unsigned count, int pid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -226,6 +227,23 @@ def test_e7_signals_to_process_1_do_nothing() -> None:
         return [first.stdout, second.stdout, third.stdout]
 
     assert inside(body, Spec(security=NO_FILTER)) == [b"still\n", b"alone\n", b"here\n"]
+
+
+@pytest.mark.parametrize(("limit", "reason"), [(0, "LOST"), (2, "LOST"), (64, None)], ids=["none", "two", "control: enough"])
+def test_e17_an_init_whose_descriptors_a_guest_takes_away_ends_and_is_not_deaf(limit: int, reason: str | None) -> None:
+    """prlimit(2) asks for the ids alone, which are the init's own; and poll(2) looks at no more descriptors than the limit. An init that went on
+    would hear no supervisor, nor of its death."""
+
+    async def body(box: creche.Container) -> str | None:
+        lower = "import resource as r, sys; r.prlimit(1, r.RLIMIT_NOFILE, (int(sys.argv[1]), r.prlimit(1, r.RLIMIT_NOFILE)[1]))"
+        with anyio.fail_after(30), contextlib.suppress(creche.CrecheError):
+            assert (await box.run(["python3", "-I", "-c", lower, str(limit)])).exit.ok
+            assert (await box.run(["true"])).exit.ok
+            return None
+        with anyio.fail_after(30):
+            return (await box.wait()).reason.name
+
+    assert inside(body, Spec()) == reason
 
 
 def test_e8_nobody_outside_can_be_signalled() -> None:
