@@ -129,3 +129,30 @@ async def others() -> AsyncIterator[Turns]:
         tasks.start_soon(other)
         yield turns
         tasks.cancel_scope.cancel()
+
+
+class Suspending:
+    """Awaits something, and calls `now(count)` each time when it is about to suspend, for the count-th time."""
+
+    def __init__(self, coroutine, now):
+        self._steps, self._now = coroutine.__await__(), now
+        self.count = 0
+
+    def __await__(self):
+        step, value = self._steps.send, None
+        while True:
+            try:
+                trap = step(value)
+            except StopIteration as end:
+                return end.value
+            self.count += 1
+            self._now(self.count)
+            try:
+                step, value = self._steps.send, (yield trap)
+            except BaseException as error:  # noqa: BLE001
+                step, value = self._steps.throw, error
+
+
+def cancelled_at(coroutine, number, scope):
+    """Awaits it, and cancels a scope when it is about to suspend for the so-manieth time."""
+    return Suspending(coroutine, lambda count: count == number and scope.cancel())

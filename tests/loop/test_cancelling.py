@@ -7,7 +7,7 @@ import random
 
 import anyio
 import pytest
-from loop.helpers import BOUND, SLEEPER, alive, below, shell
+from loop.helpers import BOUND, SLEEPER, alive, below, cancelled_at, shell
 
 import creche
 from creche import Container, CrecheError, Reason, Spec
@@ -16,35 +16,12 @@ from needs import needs
 pytestmark = needs("native", "userns")
 
 
-class CancelledAt:
-    """Awaits something, and cancels a scope when it is about to suspend for the so-manieth time."""
-
-    def __init__(self, coroutine, number, scope):
-        self._steps, self._number, self._scope = coroutine.__await__(), number, scope
-        self.count = 0
-
-    def __await__(self):
-        step, value = self._steps.send, None
-        while True:
-            try:
-                trap = step(value)
-            except StopIteration as end:
-                return end.value
-            self.count += 1
-            if self.count == self._number:
-                self._scope.cancel()
-            try:
-                step, value = self._steps.send, (yield trap)
-            except BaseException as error:  # noqa: BLE001
-                step, value = self._steps.throw, error
-
-
 async def everywhere(use, least):
     """Runs `use()` cancelled at its first await, at its second, … until it ends before that comes."""
     mine = below(os.getpid())
     for number in range(1, 200):
         with anyio.fail_after(BOUND), anyio.CancelScope() as scope:
-            driven = CancelledAt(use(), number, scope)
+            driven = cancelled_at(use(), number, scope)
             await driven
         assert below(os.getpid()) <= mine, f"cancelled at await {number}: something lives on"
         if driven.count < number:
@@ -149,7 +126,7 @@ async def test_the_place_outlives_what_is_cancelled_in_it(where):
         mine = None
         for number in range(1, 100):
             with anyio.fail_after(BOUND), anyio.CancelScope() as scope:
-                driven = CancelledAt(once(), number, scope)
+                driven = cancelled_at(once(), number, scope)
                 await driven
             inside = below(box.init_pid)
             mine = mine if mine is not None else inside

@@ -7,7 +7,7 @@ import os
 
 import pytest
 import uvloop
-from loop.helpers import BOUND, SLEEPER, alive, below
+from loop.helpers import BOUND, SLEEPER, Suspending, alive, below
 from loop.test_cancelling import USES
 
 from creche import Container, JobQueue, Pool, Reason, Spec, Supervisor
@@ -19,34 +19,21 @@ pytestmark = [needs("native", "userns"), pytest.mark.parametrize("run", [asyncio
 MORE = 4  # cancellations after the first, at the awaits that follow
 
 
-class CancelledFrom:
-    """Awaits something, and cancels its task when it is about to suspend for the so-manieth time, and the next times."""
+def cancel_from(number):
+    """Cancels the running task at its await of this number, and at some that follow."""
 
-    def __init__(self, coroutine, number):
-        self._steps, self._number = coroutine.__await__(), number
-        self.count = 0
+    def now(count):
+        if number <= count <= number + MORE:
+            asyncio.current_task().cancel()
 
-    def __await__(self):
-        step, value = self._steps.send, None
-        while True:
-            try:
-                trap = step(value)
-            except StopIteration as end:
-                return end.value
-            self.count += 1
-            if self._number <= self.count <= self._number + MORE:
-                asyncio.current_task().cancel()
-            try:
-                step, value = self._steps.send, (yield trap)
-            except BaseException as error:  # noqa: BLE001
-                step, value = self._steps.throw, error
+    return now
 
 
 async def everywhere(use):
     """Runs `use()` in a task that is cancelled from its first await on, from its second, … until it ends before that comes."""
     mine = below(os.getpid())
     for number in range(1, 100):
-        driven = CancelledFrom(use(), number)
+        driven = Suspending(use(), cancel_from(number))
 
         async def task(driven=driven):
             await driven

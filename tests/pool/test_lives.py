@@ -7,8 +7,7 @@ import signal
 
 import anyio
 import pytest
-from loop.helpers import SLEEPER, alive, below, supervisor, wait_for
-from loop.test_cancelling import CancelledAt
+from loop.helpers import SLEEPER, alive, below, cancelled_at, supervisor, wait_for
 from loop.test_killed import adopting
 
 from creche import Limits, Pool, Reason, Spec
@@ -37,7 +36,7 @@ async def test_cancelled_at_every_await_of_a_lease_and_its_return() -> None:
 
         for number in range(1, 200):
             with anyio.fail_after(20), anyio.CancelScope() as scope:
-                driven = CancelledAt(use(), number, scope)
+                driven = cancelled_at(use(), number, scope)
                 await driven
             figures = pool.statistics()
             assert (figures.leased, figures.waiting) == (0, 0), f"cancelled at await {number}"

@@ -29,6 +29,7 @@ from .seccomp.rules import Kind
 
 __all__ = ["check_history", "check_renewable", "covers_trees", "keeps_mounts", "keeps_sources", "keyring_steps", "lets_keys", "renewable"]
 
+
 def _refusals(spec: Spec) -> Iterator[tuple[str, str]]:
     """What stands in the way, and what to do about it."""
     if not spec.has_init:
