@@ -38,7 +38,7 @@ enum {
 	CRECHE_MAX_STEPS = 8192,
 	CRECHE_MAX_COMMANDS = 1024,     /* alive in one container at a time */
 	CRECHE_TEXT = 224,
-	CRECHE_BRIEF_US = 1000,
+	CRECHE_BRIEF_US = 1500,         /* from the clone on */
 };
 
 /* VIEW is added to another: of the process that made what a HostView shares. */

@@ -126,7 +126,7 @@ static long start(const struct creche_request *request, const void *plan, struct
 	command->id = request->id;
 	command->flags = request->flags;
 	command->failed = 0;
-	command->tell_at = 0;
+	command->look_at = 0;
 	*birth = (struct birth){ 0 };
 	if (request->flags & CRECHE_RUN_PTY) {
 		struct { unsigned short rows, columns, x, y; } size = { (unsigned short)request->a, (unsigned short)request->b, 0, 0 };
@@ -161,6 +161,8 @@ static long start(const struct creche_request *request, const void *plan, struct
 	if (r > 0) {
 		command->pid = (int)r;
 		starting++;
+		if (request->flags & CRECHE_RUN_BRIEF && !(request->flags & (CRECHE_RUN_PTY | CRECHE_RUN_LISTENER)))
+			look_later(command);
 		return 0;
 	}
 	sys1(__NR_close, command->report);
@@ -199,7 +201,8 @@ static void run(const struct creche_request *request, const void *plan)
 	}
 }
 
-/* A starting command's pipe has ended: it has executed (with the mark and no failure), or it is dead. */
+/* A starting command's pipe has ended: it has executed (with the mark and no failure), or it is dead. Whose start is not looked
+   for yet is dead, and its end says both. */
 static void hear(struct command *command)
 {
 	struct birth *birth = &births[command - commands];
@@ -219,11 +222,8 @@ static void hear(struct command *command)
 	if (!birth->failure.error && !birth->marked)
 		interp_fail(&(struct ctx){ .failure = &birth->failure, .phase = CRECHE_PHASE_COMMAND }, 0, 0, -ECHILD);
 	command->failed = birth->failure.error != 0;
-	if (!command->failed && count == 1 && command->flags & CRECHE_RUN_BRIEF) {
-		keep_back(command);
-		return;
-	}
-	if (!command->failed) /* else it is dying, and told of once it is buried: whoever cancelled its start finds nothing left */
+	/* Where it failed it is dying, and told of once it is buried: whoever cancelled its start finds nothing left. */
+	if (!command->failed && !command->look_at)
 		reply(&started, fds, count, command->pid);
 	while (count)
 		sys1(__NR_close, fds[--count]);
@@ -269,7 +269,7 @@ static int reap(void)
 		if (command) {
 			uint32_t flags = command->flags;
 			command->pid = 0;
-			need_not_tell(command);
+			look_now(command);
 			if (command->failed)
 				reply_failure(CRECHE_START_FAILED, command->id, &births[command - commands].failure);
 			else {
@@ -386,16 +386,16 @@ _Noreturn void begin(void)
 	for (;;) {
 		unsigned n = 3, full = starting >= MAX_STARTING || reset.waits;
 		struct __kernel_timespec soon = { 0 }, *wait = more || reset.kills ? &soon : 0;
-		if (untold) {
-			int64_t left = tell_of_the_untold();
-			if (untold && !wait)
+		if (unseen) {
+			int64_t left = look_for_the_unseen();
+			if (unseen && !wait)
 				soon.tv_nsec = left * 1000, wait = &soon;
 		}
 		fds[0] = (struct pollfd){ CONTROL, full ? 0 : POLLIN, 0 };
 		fds[1] = (struct pollfd){ SUPERVISOR, POLLIN, 0 };
 		fds[2] = (struct pollfd){ CHILDREN, POLLIN, 0 };
 		for (unsigned i = 0; i < highest; i++) /* no more than MAX_STARTING of them */
-			for (int j = 0; j < 2 && commands[i].pid && commands[i].report >= 0; j++) {
+			for (int j = 0; j < 2 && commands[i].pid && commands[i].report >= 0 && !commands[i].look_at; j++) {
 				who[n - 3] = &commands[i];
 				fds[n++] = (struct pollfd){ j ? commands[i].listener : commands[i].report, POLLIN, 0 };
 			}

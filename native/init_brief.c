@@ -1,9 +1,9 @@
-/* Commands that end as soon as they have begun: their start and end are one message, so whoever waits is woken once. */
+/* Commands that end as soon as they have begun: neither their exec nor its news wakes anybody, for their start and end are one message. */
 #include "init_brief.h"
 #include <linux/time_types.h>
 
 struct command commands[CRECHE_MAX_COMMANDS];
-unsigned highest, untold;
+unsigned highest, unseen;
 
 static int64_t now_us(void)
 {
@@ -13,35 +13,30 @@ static int64_t now_us(void)
 	return now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
-void keep_back(struct command *command)
+void look_later(struct command *command)
 {
-	command->tell_at = now_us() + CRECHE_BRIEF_US;
-	untold++;
+	command->look_at = now_us() + CRECHE_BRIEF_US;
+	unseen++;
 }
 
-void need_not_tell(struct command *command)
+void look_now(struct command *command)
 {
-	if (!command->tell_at)
-		return;
-	sys1(__NR_close, command->pidfd);
-	command->tell_at = 0;
-	untold--;
+	unseen -= command->look_at != 0;
+	command->look_at = 0;
 }
 
-int64_t tell_of_the_untold(void)
+int64_t look_for_the_unseen(void)
 {
 	int64_t now = now_us(), left = CRECHE_BRIEF_US;
 
 	for (unsigned i = 0; i < highest; i++) {
-		struct creche_reply started = { .type = CRECHE_STARTED, .id = commands[i].id };
-		if (!commands[i].pid || !commands[i].tell_at)
+		struct command *command = &commands[i];
+		if (!command->pid || !command->look_at)
 			continue;
-		if (commands[i].tell_at > now) {
-			left = commands[i].tell_at - now < left ? commands[i].tell_at - now : left;
-			continue;
-		}
-		reply(&started, &commands[i].pidfd, 1, commands[i].pid);
-		need_not_tell(&commands[i]);
+		if (command->look_at <= now)
+			look_now(command);
+		else if (command->look_at - now < left)
+			left = command->look_at - now;
 	}
 	return left;
 }

@@ -29,9 +29,13 @@ static void await_control(short events)
 void reply(struct creche_reply *message, const int *fds, unsigned count, int pid)
 {
 	struct packet p;
-	struct { int pid; unsigned uid, gid; } who = { pid, (unsigned)sys0(__NR_getuid), (unsigned)sys0(__NR_getgid) };
+	struct { int pid; unsigned uid, gid; } who = { pid, 0, 0 };
 	long r;
 
+	if (pid) {
+		who.uid = (unsigned)sys0(__NR_getuid);
+		who.gid = (unsigned)sys0(__NR_getgid);
+	}
 	do {
 		packet_data(&p, message, sizeof *message, 0, 0);
 		if (count)

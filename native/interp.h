@@ -24,6 +24,8 @@ struct ctx {
 	int pid_child;                  /* PARENT: its number */
 	int report_fd;                  /* COMMAND: its end tells of the exec; moves away when a Step wants its number */
 	int *marked;                    /* COMMAND: set just before execve */
+	int bounded;                    /* the bounding set is no larger than `bounding` */
+	uint64_t bounding;
 };
 
 enum op {

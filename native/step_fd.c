@@ -166,20 +166,11 @@ STEP(SIGNALS)
 	return sys4(__NR_rt_sigprocmask, SIG_SETMASK, &none, 0, 8);
 }
 
-/* The list of NUL-ended strings in a text, as execve wants it. */
-static char **strings(const char *text, uint32_t size, uint64_t count)
+/* The NUL-ended strings in a text as a list, as execve wants it; 0 where they are fewer than `count`. */
+static int strings(char **list, const char *text, uint32_t size, uint64_t count)
 {
-	char **list;
 	const char *end = text + size;
-	long memory;
 
-	if (count > size) /* each takes a byte at least; and the next line must not overflow */
-		return 0;
-	memory = sys6(__NR_mmap, 0, (count + 1) * sizeof(char *), 3 /* PROT_READ | PROT_WRITE */,
-		      0x22 /* MAP_PRIVATE | MAP_ANONYMOUS */, -1, 0);
-	list = (char **)memory;
-	if (memory < 0 && memory > -4096)
-		return 0;
 	for (uint64_t i = 0; i < count; i++) {
 		if (text >= end)
 			return 0;
@@ -187,7 +178,7 @@ static char **strings(const char *text, uint32_t size, uint64_t count)
 		text += text_length(text) + 1;
 	}
 	list[count] = 0;
-	return list;
+	return 1;
 }
 
 /* Tries the places in text3 in order, as execvp(3) does but without its shell for a file of no known format.
@@ -195,13 +186,19 @@ static char **strings(const char *text, uint32_t size, uint64_t count)
    instead: it is in its place by then. */
 STEP(EXEC)
 {
-	char **argv = strings(TEXT(c, s), s->text_size, s->a);
-	char **envp = strings(TEXT2(c, s), s->text2_size, s->b);
 	const char *place = TEXT3(c, s), *end = place + s->text3_size;
 	long result = -ENOENT, r;
+	char **argv, **envp;
 
-	if (!argv || !envp)
-		return -ENOMEM;
+	if (s->a > s->text_size || s->b > s->text2_size) /* each takes a byte at least; and the next line must not overflow */
+		return -EINVAL;
+	r = sys6(__NR_mmap, 0, (s->a + s->b + 2) * sizeof(char *), 3 /* PROT_READ | PROT_WRITE */, 0x22 /* MAP_PRIVATE | MAP_ANONYMOUS */, -1, 0);
+	if (r <= 0)
+		return r ? r : -ENOMEM;
+	argv = (char **)r;
+	envp = argv + s->a + 1;
+	if (!strings(argv, TEXT(c, s), s->text_size, s->a) || !strings(envp, TEXT2(c, s), s->text2_size, s->b))
+		return -EINVAL;
 	if (s->slot != CRECHE_SLOT_NONE) {
 		if (c->marked)
 			*c->marked = 1;

@@ -94,9 +94,12 @@ STEP(CAPABILITIES)
 	long r;
 	int may_drop;
 
-	(void)c;
-	if (s->flags & CRECHE_BOUNDING)
-		return keep_bounding(s->a);
+	if (s->flags & CRECHE_BOUNDING) {
+		r = keep_bounding(s->a);
+		c->bounded = r >= 0;
+		c->bounding = s->a;
+		return r;
+	}
 	/* A change of ids leaves them permitted at most (KEEP_CAPS), but what follows looks at the effective ones. */
 	r = sys2(__NR_capget, &header, data);
 	if (r < 0)
@@ -111,7 +114,7 @@ STEP(CAPABILITIES)
 	/* A caller without power may not drop from the bounding set; with no_new_privs, which then must follow, that set gives
 	   nothing to anybody (capabilities(7), execve(2)). */
 	may_drop = data[0].effective >> CAP_SETPCAP & 1 || !(s->flags & CRECHE_NO_ROOT);
-	r = may_drop ? keep_bounding(s->a) : 0;
+	r = may_drop && !(c->bounded && c->bounding == s->a) ? keep_bounding(s->a) : 0; /* a newborn command's is its init's */
 	if (r < 0)
 		return r;
 	if (may_drop && s->flags & CRECHE_NO_ROOT) {

@@ -17,7 +17,7 @@ from . import commands, files, trees
 from .errors import CrecheError, SpecError
 from .files import Inside
 from .lifecycle import CLOSING, State
-from .plan.command import filter_of, listens
+from .plan.command import filter_of
 from .plan.compile import steps_of_command
 from .plumbing import Plumbing
 from .process import Process, signal_number
@@ -161,7 +161,8 @@ class Place:
             self._give(plumbing, self._plan, account.uid, account.gid)
         self._uids.add(account.uid)
         steps = steps_of_command(spec, process._command, self._machine, self._plan.who, account, context)
-        process.listens = listens(steps)
+        compiled = filter_of(spec, self._machine)
+        process.listens = compiled is not None and compiled.needs_listener
         if program:
             steps = (*steps[:-1], attrs.evolve(steps[-1], slot=PROGRAM))
         process.brief = process.brief and spec.tty is None and not process.listens and not plumbing.unsent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -15,6 +16,7 @@ from .container import Container
 from .errors import SpecError
 from .process import Process
 from .results import Exit, Reason, Result
+from .spec.checks import changed
 from .spec.rules import check_answered
 from .spec.spec import Spec
 
@@ -61,14 +63,15 @@ async def run(
         if spec.tty is None and spec.stdin != "pipe":
             raise _unread()
     elif spec.stdin == "pipe" and spec.tty is None:
-        spec = attrs.evolve(spec, stdin="null")
+        spec = changed(spec, {"stdin": "null"})
     box = Container(spec)
     box._input, box._brief = input, True
     deadline = math.inf if timeout is None else anyio.current_time() + timeout
     result: Result | None = None
-    with anyio.move_on_at(deadline) as starting:
+    with _until(deadline) as starting:
         async with box:
-            starting.deadline = math.inf  # _attend keeps it from here on, so that nothing that was read is lost
+            if starting is not None:
+                starting.deadline = math.inf  # _attend keeps it from here on, so that nothing that was read is lost
             assert box._main is not None
 
             def kill(reason: Reason, limit: str, value: float | None) -> None:
@@ -92,7 +95,7 @@ async def run_in(
         raise _unread()
     deadline = math.inf if timeout is None else anyio.current_time() + timeout
     started: Process | None = None
-    with anyio.move_on_at(deadline):
+    with _until(deadline):
         started = await launch(command, fields, input=input)
     if started is None:
         result = _too_slow((), timeout)
@@ -117,6 +120,11 @@ async def run_in(
 
 def _unread() -> SpecError:
     return SpecError("input", "bytes", "stdin is not a pipe: leave stdin out")
+
+
+def _until(deadline: float) -> contextlib.AbstractContextManager[anyio.CancelScope | None]:
+    """A scope that is cancelled at `deadline`: none where there is no time limit, for a scope costs as much as all else that `run_in` does."""
+    return contextlib.nullcontext() if deadline == math.inf else anyio.move_on_at(deadline)
 
 
 def _too_slow(command: tuple[str, ...], timeout: float | None) -> Result:
@@ -152,10 +160,9 @@ async def _attend(
         for collector in (out, err):
             tasks.start_soon(collector.drain)
         # Past the deadline we still wait, shielded from it and from nothing else: what is killed dies at once.
-        with anyio.CancelScope() as own:
-            own.deadline = deadline
+        with _until(deadline) as own:
             exit = await wait()
-        if own.cancelled_caught:
+        if own is not None and own.cancelled_caught:
             kill(Reason.TIMEOUT, "timeout", timeout)
             with anyio.CancelScope(shield=True):
                 exit = await wait()

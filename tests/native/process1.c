@@ -76,25 +76,20 @@ static void close_fd(long fd)
 static void account(void)
 {
 	unsigned char mine[NUMBERS] = { 1, 1, 1 };
-	unsigned starts = 0, kept_back = 0;
+	unsigned starts = 0, later = 0;
 
 	for (unsigned i = 0; i < CRECHE_MAX_COMMANDS; i++)
 		if (commands[i].pid && commands[i].report >= 0) {
 			starts++;
 			mine[commands[i].report] = mine[commands[i].pidfd] = 1;
-			assert(!commands[i].tell_at);
+			later += commands[i].look_at != 0;
 			if (commands[i].pty >= 0)
 				mine[commands[i].pty] = 1;
 			if (commands[i].listener >= 0)
 				mine[commands[i].listener] = 1;
 		}
 	assert(starts == starting && starts <= MAX_STARTING);
-	for (unsigned i = 0; i < CRECHE_MAX_COMMANDS; i++)
-		if (commands[i].pid && commands[i].tell_at) {
-			kept_back++;
-			mine[commands[i].pidfd] = 1;
-		}
-	assert(kept_back == untold);
+	assert(later == unseen); /* each of them has its report still */
 	for (unsigned i = 0; i < CRECHE_SLOTS; i++)
 		if (slots[i] >= 0) {
 			assert((i < 64 && ctx.keep[i / 32] >> i % 32 & 1) || (i >= CRECHE_SLOT_PASSED && i < CRECHE_SLOT_PASSED + held));
@@ -169,9 +164,11 @@ static long polled(struct pollfd *fds, long count, const void *timeout)
 			ctx.keep[0] |= 1 << CRECHE_SLOT_DEVPTS;
 		}
 		account();
-		if (untold) { /* it will be told in time */
+		if (unseen) { /* it will be looked for in time, and until then its report wakes nobody */
 			const struct __kernel_timespec *wait = timeout;
 			assert(wait && !wait->tv_sec && wait->tv_nsec <= CRECHE_BRIEF_US * 1000);
+			for (long i = 3; i < count; i++)
+				assert(!reporting(fds[i].fd) || !reporting(fds[i].fd)->look_at);
 		}
 		events();
 		rounds++;
@@ -433,7 +430,7 @@ static void live(void)
 	memset(ctx.keep, 0, sizeof ctx.keep);
 	ctx.report_fd = -1;
 	is_open[0] = is_open[1] = 1;
-	highest = starting = held = untold = 0;
+	highest = starting = held = unseen = 0;
 	rounds = reaped = 0;
 	last_pid = 1;
 	if (!setjmp(death))
