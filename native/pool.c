@@ -1,4 +1,4 @@
-/* The threads that carry spawns out, their queue, and the handle that Python holds on each. */
+/* The threads that carry spawns out, and their queue. */
 #define _GNU_SOURCE
 #include "spawn.h"
 #include <errno.h>
@@ -21,83 +21,21 @@
 enum { IDLE_MS = 5000, SLOW_MS = 100, STARTS_A_CPU = 2 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t more = PTHREAD_COND_INITIALIZER, room = PTHREAD_COND_INITIALIZER;
-static creche_job *first, **last = &first, *newest;
+static pthread_cond_t more = PTHREAD_COND_INITIALIZER, room = PTHREAD_COND_INITIALIZER, plans = PTHREAD_COND_INITIALIZER;
+static creche_job *first, **last = &first;
 static unsigned queued, idle, workers, underway, most_underway;
 static int prepared, supervisor_fd = -1, supervisor_pid, exe_fd = -1;
 
 void jobs_lock(void) { pthread_mutex_lock(&lock); }
 void jobs_unlock(void) { pthread_mutex_unlock(&lock); }
 
-static void close_plan(struct plan *plan)
-{
-	for (unsigned i = 0; i < plan->fds.count; i++)
-		close(plan->fds.list[i]);
-	plan->fds.count = 0;
-}
-
-static void drop_plan(struct plan *plan)
-{
-	jobs_lock();
-	close_plan(plan);
-	jobs_unlock();
-	free(plan->fds.list);
-	free(plan->blob);
-	plan->fds.list = 0;
-	plan->blob = 0;
-}
-
-/* Closes what a job holds open, but for its pidfd. */
-static void close_job(creche_job *job)
-{
-	int *const ends[] = { &job->socket, &job->child_socket };
-
-	for (int i = 0; i < 2; i++) {
-		if (*ends[i] >= 0)
-			close(*ends[i]);
-		*ends[i] = -1;
-	}
-	for (unsigned i = 0; i < job->join_count; i++)
-		close(job->joins[i]);
-	job->join_count = 0;
-	close_plan(&job->parent);
-	close_plan(&job->setup);
-	close_plan(&job->command);
-}
-
-/* The loop has taken the child over, or there is none: with the lock held. */
-static void settle(creche_job *job)
+void settle(creche_job *job)
 {
 	if (job->underway) {
 		underway--;
 		pthread_cond_signal(&room);
 	}
 	job->underway = 0;
-}
-
-static void release(creche_job *job)
-{
-	if (__atomic_sub_fetch(&job->holders, 1, __ATOMIC_SEQ_CST))
-		return;
-	kill_and_reap(job); /* where nobody took it over */
-	leave_view(job);
-	jobs_lock();
-	settle(job);
-	close_job(job);
-	if (job->newer)
-		job->newer->older = job->older;
-	else
-		newest = job->older;
-	if (job->older)
-		job->older->newer = job->newer;
-	jobs_unlock();
-	drop_plan(&job->parent);
-	drop_plan(&job->setup);
-	drop_plan(&job->command);
-	if (job->report)
-		munmap(job->report, sizeof *job->report);
-	free(job->stack);
-	free(job);
 }
 
 static struct timespec in_ms(long ms)
@@ -156,10 +94,7 @@ static void *worker(void *unused)
 		underway++;
 		jobs_unlock();
 		carry_out(job);
-		/* What the child needed is not needed any more; the descriptors above all. */
-		drop_plan(&job->parent);
-		drop_plan(&job->setup);
-		drop_plan(&job->command);
+		drop_plans(job); /* what the child needed is not needed any more; the descriptors above all */
 		release(job);
 		jobs_lock();
 	}
@@ -176,6 +111,7 @@ static void forget(void)
 	pthread_mutex_init(&lock, 0);
 	pthread_cond_init(&more, 0);
 	pthread_cond_init(&room, 0);
+	pthread_cond_init(&plans, 0);
 	for (creche_job *job = newest; job; job = job->older) {
 		close_job(job);
 		if (job->pidfd >= 0)
@@ -216,8 +152,13 @@ static int open_exe(void)
 	return r;
 }
 
-/* Once a process, with the lock held: 0 or -errno. */
-static int prepare(void)
+void notice_fork(void)
+{
+	if (supervisor_pid && supervisor_pid != getpid())
+		forget();
+}
+
+int prepare(int *exe, int *supervisor)
 {
 	cpu_set_t cpus;
 
@@ -239,112 +180,9 @@ static int prepare(void)
 	}
 	if (exe_fd < 0)
 		exe_fd = open_exe();
+	*exe = exe_fd;
+	*supervisor = supervisor_fd;
 	return exe_fd < 0 ? exe_fd : keep_low(exe_fd);
-}
-
-static int copy_fds(struct fds *to, const int *from, unsigned count)
-{
-	to->count = 0;
-	to->list = malloc((count + 1) * sizeof(int));
-	if (!to->list)
-		return -ENOMEM;
-	for (; to->count < count; to->count++) {
-		to->list[to->count] = fcntl(from[to->count], F_DUPFD_CLOEXEC, 3);
-		if (to->list[to->count] < 0)
-			return -errno;
-	}
-	return 0;
-}
-
-/* Fills in what a job has from the beginning; with the lock held, so that a fork finds it whole. */
-static int fill(creche_job *job, const int *joins, unsigned join_count, int *control)
-{
-	struct fds others;
-	int ends[2], r = prepare();
-
-	if (!r && join_count > MAX_JOINS)
-		r = -EINVAL;
-	if (!r && !(job->stack = malloc(STACK)))
-		r = -ENOMEM;
-	if (!r && job->flags & CRECHE_SPAWN_COPY) {
-		void *memory = mmap(0, sizeof *job->report, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-		job->report = memory == MAP_FAILED ? 0 : memory;
-		r = job->report ? 0 : -ENOMEM;
-	}
-	if (!r) {
-		r = copy_fds(&others, joins, join_count);
-		if (others.list)
-			memcpy(job->joins, others.list, others.count * sizeof(int));
-		job->join_count = others.count;
-		free(others.list);
-	}
-	if (!r && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
-		r = -errno;
-	if (r)
-		return r;
-	*control = ends[0];
-	job->child_socket = ends[1];
-	job->socket = fcntl(ends[0], F_DUPFD_CLOEXEC, 3);
-	if (job->socket < 0) {
-		r = -errno;
-		close(ends[0]);
-		*control = -1;
-	}
-	job->exe = exe_fd;
-	job->supervisor = supervisor_fd;
-	return r;
-}
-
-creche_job *creche_job_new(uint32_t flags, uint64_t namespaces, const int *joins, unsigned join_count, int *control, int *error)
-{
-	creche_job *job = calloc(1, sizeof *job);
-
-	*control = -1;
-	*error = -ENOMEM;
-	if (!job)
-		return 0;
-	job->flags = flags;
-	job->namespaces = namespaces;
-	job->socket = job->child_socket = job->low = job->pidfd = job->made = -1;
-	job->holders = 1;
-	if (supervisor_pid && supervisor_pid != getpid())
-		forget(); /* a fork that libc did not see */
-	jobs_lock();
-	job->older = newest;
-	if (newest)
-		newest->newer = job;
-	newest = job;
-	*error = fill(job, joins, join_count, control);
-	jobs_unlock();
-	if (!*error)
-		return job;
-	release(job);
-	return 0;
-}
-
-int creche_job_plan(creche_job *job, uint32_t phase, const void *blob, uint32_t size, const int *fds, unsigned count)
-{
-	struct plan *plan = phase == CRECHE_PHASE_PARENT ? &job->parent : phase == CRECHE_PHASE_SETUP ? &job->setup : &job->command;
-	int r;
-
-	if (count > CRECHE_MAX_FDS || !size || plan->blob)
-		return -EINVAL;
-	plan->blob = malloc(size);
-	if (!plan->blob)
-		return -ENOMEM;
-	memcpy(plan->blob, blob, size);
-	plan->size = size;
-	jobs_lock();
-	r = copy_fds(&plan->fds, fds, count);
-	jobs_unlock();
-	return r;
-}
-
-void creche_job_run(creche_job *job, uint32_t flags, uint32_t rows, uint32_t columns)
-{
-	job->run_flags = flags;
-	job->rows = rows;
-	job->columns = columns;
 }
 
 int creche_job_submit(creche_job *job)
@@ -382,40 +220,47 @@ int creche_job_submit(creche_job *job)
 	return -r;
 }
 
-int creche_job_state(creche_job *job) { return __atomic_load_n(&job->state, __ATOMIC_SEQ_CST); }
-int creche_job_pid(creche_job *job) { return job->pid; }
-
-int creche_job_take(creche_job *job)
+void creche_job_go(creche_job *job)
 {
-	int fd;
+	jobs_lock();
+	job->planned = 1;
+	pthread_cond_broadcast(&plans);
+	jobs_unlock();
+}
+
+/* Nobody waits for it any more; with the lock held. */
+static void cancel(creche_job *job)
+{
+	__atomic_store_n(&job->cancelled, 1, __ATOMIC_SEQ_CST);
+	pthread_cond_broadcast(&plans);
+}
+
+void give_up(creche_job *job)
+{
+	jobs_lock();
+	if (!job->planned)
+		cancel(job);
+	jobs_unlock();
+}
+
+long await_plans(creche_job *job)
+{
+	int planned;
 
 	jobs_lock();
-	fd = job->pidfd;
-	job->pidfd = -1;
-	settle(job);
+	while (!job->planned && !job->cancelled)
+		pthread_cond_wait(&plans, &lock);
+	planned = job->planned;
 	jobs_unlock();
-	return fd;
-}
-
-int creche_job_failure(creche_job *job, struct creche_failure *failure)
-{
-	*failure = job->failure;
-	if (!failure->error && job->report)
-		*failure = job->report->failure;
-	return failure->error != 0;
-}
-
-int creche_job_executing(creche_job *job)
-{
-	return job->report && job->report->marked && !job->report->failure.error;
+	return planned ? 0 : -ECANCELED;
 }
 
 void creche_job_cancel(creche_job *job)
 {
 	creche_job **at = &first;
 
-	__atomic_store_n(&job->cancelled, 1, __ATOMIC_SEQ_CST);
 	jobs_lock();
+	cancel(job);
 	while (*at && *at != job)
 		at = &(*at)->next;
 	if (*at) { /* no worker has it: it ends here, whatever they are busy with */
@@ -436,14 +281,12 @@ void creche_job_cancel(creche_job *job)
 	}
 }
 
-void creche_job_free(creche_job *job) { release(job); }
-
 int creche_init_program(void)
 {
-	int r;
+	int r, exe, supervisor;
 
 	jobs_lock();
-	r = prepare();
+	r = prepare(&exe, &supervisor);
 	jobs_unlock();
-	return r < 0 ? r : exe_fd;
+	return r < 0 ? r : exe;
 }

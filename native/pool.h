@@ -19,8 +19,11 @@ void creche_views_drop(void);
 /* A number that stays the same while our root and the mounts below it do; 0: nobody is looking (views alone make us look). */
 uint64_t creche_mounts(void);
 void creche_job_run(creche_job *job, uint32_t flags, uint32_t rows, uint32_t columns);
-/* Hands the job to a thread. From here on its control socket tells the loop how it goes. 0 or -errno. */
+/* Hands the job to a thread, which makes the child at once, and lets it wait for its Plans; a child that is a copy of us is
+   made when they are there. From here on the control socket tells the loop how it goes. 0 or -errno. */
 int creche_job_submit(creche_job *job);
+/* The Plans are there. */
+void creche_job_go(creche_job *job);
 int creche_job_state(creche_job *job);
 int creche_job_pid(creche_job *job);
 /* The child's pidfd, which is the caller's from here on. */

@@ -233,17 +233,20 @@ void finish(creche_job *job, int state)
 
 void carry_out(creche_job *job)
 {
-	long r;
+	long r, waited, copy = job->flags & CRECHE_SPAWN_COPY;
 
 	__atomic_store_n(&job->state, CRECHE_CLONING, __ATOMIC_SEQ_CST);
-	r = cancelled(job) ? -ECANCELED : add_view(job);
+	r = copy ? await_plans(job) : 0; /* it has them with our memory */
 	if (r >= 0)
-		r = job->flags & CRECHE_SPAWN_COPY ? clone_copy(job) : clone_shared(job);
+		r = cancelled(job) ? -ECANCELED : copy ? clone_copy(job) : clone_shared(job);
 	if (r < 0 && !job->failure.error)
 		note(&job->failure, CRECHE_PHASE_CHILD, job->failure.detail ? job->failure.detail : CRECHE_DETAIL_CLONE, r);
+	waited = await_plans(job); /* the loop may be at them, though there is no child */
 	if (r >= 0) {
 		__atomic_store_n(&job->state, CRECHE_WAITING, __ATOMIC_SEQ_CST);
-		r = cancelled(job) ? -ECANCELED : parents_half(job);
+		r = waited < 0 || cancelled(job) ? -ECANCELED : add_view(job);
+		if (r >= 0)
+			r = parents_half(job);
 		if (r < 0 && !job->failure.error)
 			note(&job->failure, CRECHE_PHASE_PARENT, CRECHE_DETAIL_NONE, r);
 		if (r < 0)

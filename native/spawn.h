@@ -32,6 +32,7 @@ typedef struct creche_job {
 	struct creche_job *next;       /* in the queue */
 	struct creche_job *older, *newer; /* among all there are */
 	int holders, cancelled, state;
+	int planned;                   /* it has all its Plans */
 	int underway;                  /* begun, and not yet taken over by the loop */
 	uint32_t shares;               /* our memory with the child: a futex that the kernel clears */
 	uint32_t flags;
@@ -71,11 +72,24 @@ void carry_out(creche_job *job);
 void finish(creche_job *job, int state);
 void kill_and_reap(creche_job *job);
 
-/* pool.c: what another thread may look at (pidfd, plans, sockets) changes between these two. */
-long send_with_room(int socket, struct creche_request *request, const void *blob, size_t size, const int *fds, unsigned count);
-void take_room(void);
+/* job.c */
+extern creche_job *newest;             /* of all there are; with the lock held */
+void close_job(creche_job *job);       /* what it holds open, but for its pidfd: with the lock held */
+void drop_plans(creche_job *job);
+void release(creche_job *job);
+
+/* pool.c: what another thread may look at (pidfd, plans, sockets) changes between the first two. */
 void jobs_lock(void);
 void jobs_unlock(void);
+void notice_fork(void);                /* one that libc did not see */
+int prepare(int *exe, int *supervisor); /* what all jobs share, once a process: with the lock held; 0 or -errno */
+void settle(creche_job *job);          /* the loop has taken the child over, or there is none: with the lock held */
+long await_plans(creche_job *job);     /* 0, or -ECANCELED where they will not come */
+void give_up(creche_job *job);         /* they will not, if they have not */
+
+/* room.c */
+long send_with_room(int socket, struct creche_request *request, const void *blob, size_t size, const int *fds, unsigned count);
+void take_room(void);
 
 /* view.c */
 long add_view(creche_job *job);

@@ -230,6 +230,7 @@ static long build(creche_job *job, const struct view *view)
 	for (int i = 0; i < 2 && r >= 0; i++)
 		r = creche_job_plan(maker, phases[i], view->plans[i], view->sizes[i], 0, 0);
 	if (r >= 0) {
+		creche_job_go(maker);
 		carry_out(maker);
 		r = receive(job, control);
 	}

@@ -56,19 +56,23 @@ def open_joins(plan: Plan) -> list[int]:
     return fds
 
 
-class Job:
-    """One spawn under way. Its control socket (`socket`) tells the loop all there is to tell."""
+def clone_of(plan: Plan) -> tuple[int, int]:
+    """How its child is made (SPAWN_…), and with which new namespaces."""
+    flags = (SPAWN_INIT if plan.init else 0) | (SPAWN_AMBIENT if plan.ambient else 0) | (SPAWN_AT_ONCE if plan.at_once else 0)
+    return flags | (SPAWN_COPY if plan.joins or not plan.init else 0), plan.flags
 
-    def __init__(self, plan: Plan, *, setup_fds: list[int], parent_fds: list[int], command_fds: list[int], tty: tuple[int, int] | None, brief: bool = False) -> None:
+
+class Job:
+    """One spawn under way: the child is made at once, beside us, and waits for its Plan. Its control socket (`socket`) tells the loop all there is to tell."""
+
+    def __init__(self, plan: Plan) -> None:
+        """`plan` is what `go` hands over, or another with the same clone (`fits`). Raises SpawnError, and SpecError for namespaces to join."""
         self.plan = plan
-        self.pidfd = -1
+        self._clone = clone_of(plan)
         joins = open_joins(plan)
-        flags = (SPAWN_INIT if plan.init else 0) | (SPAWN_AMBIENT if plan.ambient else 0) | (SPAWN_AT_ONCE if plan.at_once else 0)
-        if not plan.init or joins:
-            flags |= SPAWN_COPY
         control, error = ffi.new("int *"), ffi.new("int *")
         try:
-            self._job = lib.creche_job_new(flags, plan.flags, joins, len(joins), control, error)
+            self._job = lib.creche_job_new(*self._clone, joins, len(joins), control, error)
             if self._job == ffi.NULL:
                 raise exhausted(-error[0])
         finally:
@@ -76,21 +80,29 @@ class Job:
                 os.close(fd)
         self.socket = socket.socket(fileno=control[0])
         try:
-            self._plan(PARENT, encode(plan.parent), parent_fds)
-            self._plan(SETUP, encode_setup(plan.setup), setup_fds)
-            if plan.view is not None and lib.creche_job_view(self._job, plan.view.number) < 0:
-                parent, setup = encode(plan.view.parent), encode(plan.view.setup)
-                self._check(lib.creche_view_new(plan.view.number, parent, len(parent), setup, len(setup)))
-                self._check(lib.creche_job_view(self._job, plan.view.number))
-            if plan.command:
-                self._plan(COMMAND, encode_command(plan.command), command_fds)
-                rows, columns = tty or (0, 0)
-                lib.creche_job_run(self._job, RUN_MAIN | (RUN_PTY if tty else 0) | (RUN_BRIEF if brief else 0) | (RUN_LISTENER if plan.listens else 0), rows, columns)
             self._check(lib.creche_job_submit(self._job))
         except BaseException:
-            self.free()
-            self.socket.close()
+            self.abandon()
             raise
+
+    def fits(self, plan: Plan) -> bool:
+        """Whether `plan` wants the child that is being made."""
+        return not plan.joins and clone_of(plan) == self._clone
+
+    def go(self, plan: Plan, *, setup_fds: list[int], parent_fds: list[int], command_fds: list[int], tty: tuple[int, int] | None, brief: bool = False) -> None:
+        """Hand the child its Plan. Raises SpawnError: then it is to be cancelled, or let go of."""
+        self.plan = plan
+        self._plan(PARENT, encode(plan.parent), parent_fds)
+        self._plan(SETUP, encode_setup(plan.setup), setup_fds)
+        if plan.view is not None and lib.creche_job_view(self._job, plan.view.number) < 0:
+            parent, setup = encode(plan.view.parent), encode(plan.view.setup)
+            self._check(lib.creche_view_new(plan.view.number, parent, len(parent), setup, len(setup)))
+            self._check(lib.creche_job_view(self._job, plan.view.number))
+        if plan.command:
+            self._plan(COMMAND, encode_command(plan.command), command_fds)
+            rows, columns = tty or (0, 0)
+            lib.creche_job_run(self._job, RUN_MAIN | (RUN_PTY if tty else 0) | (RUN_BRIEF if brief else 0) | (RUN_LISTENER if plan.listens else 0), rows, columns)
+        lib.creche_job_go(self._job)
 
     def _plan(self, phase: int, blob: bytes, fds: list[int]) -> None:
         self._check(lib.creche_job_plan(self._job, phase, blob, len(blob), fds, len(fds)))
@@ -135,6 +147,11 @@ class Job:
     def cancel(self) -> None:
         """Ask for the end of a spawn under way; its socket's end tells when that has come."""
         lib.creche_job_cancel(self._job)
+
+    def abandon(self) -> None:
+        """Let go of it and of its socket, which nobody reads yet."""
+        self.free()
+        self.socket.close()
 
     def free(self) -> None:
         """Let go of it. A child that nobody took is killed and reaped."""

@@ -18,7 +18,7 @@ from .hostview import listing
 from .kernelfs import kernel_trees
 from .lifecycle import State
 from .machine import Machine, probe
-from .plan.compile import Context, Plan, compile, needs_scratch
+from .plan.compile import Context, Plan, compile, likely, needs_scratch
 from .plan.ids import outside, wants_range
 from .plan.pieces import UPPER_SIZE
 from .plan.strength import no_namespaces, weaken
@@ -134,6 +134,12 @@ class Starting:
         spec, self._strength = weaken(spec, machine, listing()) if weaker else (spec, Strength.FULL)
         self.spec = spec  # what is really run
         lookup = spec.command is not None and commands.needs_lookup(spec)
+        cgroup_fds: list[int] = []
+        if spec.limits:
+            self._group = await commands.make_group(self.id, spec.limits)
+            cgroup_fds = self._enter(1, None)
+        if (same := likely(spec, machine)) is not None:
+            self._job = Job(same)  # what the kernel does for it takes longer than what we do from here to its Plan
         self._claims = claims.claim(spec)
         origin = self._origin
         if wants_range(spec, machine) and origin is None:
@@ -142,10 +148,6 @@ class Starting:
             from . import scratch  # only before Linux 6.6
 
             self._scratch = scratch.make(uppers)
-        cgroup_fds: list[int] = []
-        if spec.limits:
-            self._group = await commands.make_group(self.id, spec.limits)
-            cgroup_fds = self._enter(1, None)
         self._context = Context(
             view=listing(), base=self._range.base if self._range else None, count=self._range.count if self._range else 0,
             scratch=self._scratch, caller=os.environ, command_cgroups=len(cgroup_fds), rlimits=commands.rlimits(),
@@ -176,8 +178,8 @@ class Starting:
 
     async def _attempt(self, spec: Spec, machine: Machine, plumbing: Plumbing, cgroup_fds: list[int]) -> tuple[Any, ...]:
         """Have it made, and wait until it runs or never will: the Steps of its command."""
-        self._drop_job()
-        if self._channel is not None:
+        if self._channel is not None:  # of the attempt before
+            self._drop_job()
             self._channel.close()
         main, origin = self._processes[1], self._origin
         plan = self._plan = compile(self._compiled, machine, self._context)
@@ -188,7 +190,13 @@ class Starting:
             if account is not None:
                 self._give(plumbing, plan, account.uid, account.gid)
         await anyio.lowlevel.checkpoint_if_cancelled()
-        self._job = Job(
+        if self._job is not None and not self._job.fits(plan):
+            self._job.abandon()
+            self._job = None
+            givenback.ended()
+        if self._job is None:
+            self._job = Job(plan)
+        self._job.go(
             plan, setup_fds=[*([self._range.fd] if self._range else []), *([] if origin is None else [origin.tree])], parent_fds=[],
             command_fds=[*plumbing.child, *cgroup_fds], tty=spec.tty, brief=main.brief,
         )  # fmt: skip

@@ -8,7 +8,7 @@
 /* spawning SCENE: ends with status 0 where all was well; an alarm ends what hangs. */
 
 static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
-static int stale = -1, gated, real_children;
+static int stale = -1, gated, real_children, children;
 static long trace[64];
 static unsigned traced;
 static int tracing;
@@ -31,6 +31,7 @@ static long cloned(struct clone_args *args)
 		if (!pid)
 			_exit(0);
 		assert(pid > 0);
+		__atomic_add_fetch(&children, 1, __ATOMIC_SEQ_CST);
 		*(int *)(uintptr_t)args->parent_tid = pid;
 		*(int *)(uintptr_t)args->pidfd = (int)raw(__NR_pidfd_open, pid, 0, 0, 0, 0, 0);
 		if (args->flags & CLONE_CHILD_CLEARTID) /* as it lets go of the memory */
@@ -56,16 +57,31 @@ long creche_record(long nr, long a, long b, long c, long d, long e, long f)
 static struct { struct creche_header header; char text[8]; } plan = {
 	{ CRECHE_MAGIC, CRECHE_ABI, sizeof plan, 0, sizeof(struct creche_header), 0 }, "" };
 
-static creche_job *job(uint32_t flags, int *control)
+static creche_job *without_plans(uint32_t flags, int *control)
 {
-	int error, fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	int error;
 	creche_job *job = creche_job_new(flags, 0, 0, 0, control, &error);
 
 	assert(job && !error && *control >= 0);
+	return job;
+}
+
+static void give_plans(creche_job *job)
+{
+	int fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+
 	assert(!creche_job_plan(job, CRECHE_PHASE_PARENT, &plan, sizeof plan, 0, 0));
 	assert(!creche_job_plan(job, CRECHE_PHASE_SETUP, &plan, sizeof plan, &fd, 1));
 	assert(!creche_job_plan(job, CRECHE_PHASE_COMMAND, &plan, sizeof plan, &fd, 1));
+	creche_job_go(job);
 	close(fd);
+}
+
+static creche_job *job(uint32_t flags, int *control)
+{
+	creche_job *job = without_plans(flags, control);
+
+	give_plans(job);
 	return job;
 }
 
@@ -161,6 +177,44 @@ static void a_cancel_in_the_queue(void)
 		ends(controls[i]);
 		creche_job_free(jobs[i]);
 	}
+}
+
+/* A child is made before its Plans are there; they may come, or never: its job is cancelled then, or let go of. A copy is not made. */
+static void plans_that_come_late(void)
+{
+	struct creche_failure failure;
+	unsigned before;
+
+	real_children = 1;
+	before = open_fds();
+	for (uint32_t flags = 0; flags < 4; flags++) {
+		for (int end = 0; end < 3; end++) {
+			int control, copy = flags & CRECHE_SPAWN_COPY, made = children;
+			creche_job *one = without_plans(flags, &control);
+			assert(!creche_job_submit(one));
+			while (creche_job_state(one) != CRECHE_CLONING || (!copy && __atomic_load_n(&children, __ATOMIC_SEQ_CST) == made))
+				usleep(1000);
+			usleep(20000);
+			assert(creche_job_state(one) == CRECHE_CLONING && (!copy || __atomic_load_n(&children, __ATOMIC_SEQ_CST) == made));
+			if (end == 0)
+				give_plans(one);
+			else if (end == 1)
+				creche_job_cancel(one);
+			else
+				creche_job_free(one);
+			ends(control);
+			if (end == 2)
+				continue;
+			assert(creche_job_state(one) == (end ? CRECHE_DEAD : CRECHE_RUNNING));
+			assert(!end || (creche_job_failure(one, &failure) && failure.error == ECANCELED));
+			creche_job_free(one);
+		}
+	}
+	/* What all jobs share, and the low numbers, are kept. */
+	for (int tries = 0; open_fds() > before + 2 + WORKERS && tries < 500; tries++)
+		usleep(10000);
+	assert(open_fds() <= before + 2 + WORKERS);
+	no_child_is_left();
 }
 
 /* A fork of the host program while a spawn is under way keeps no end of its socket, and can make spawns of its own. */
@@ -294,13 +348,23 @@ static void *submits(void *arg)
 
 	for (int i = 0; i < 100; i++) {
 		int control;
-		creche_job *one = job(CRECHE_SPAWN_INIT, &control);
+		int late = rand_r(&seed) % 2;
+		creche_job *one = late ? without_plans(CRECHE_SPAWN_INIT, &control) : job(CRECHE_SPAWN_INIT, &control);
 		if (!(rand_r(&seed) % 16)) { /* made, and never submitted */
 			close(control);
 			creche_job_free(one);
 			continue;
 		}
 		assert(!creche_job_submit(one));
+		if (late && rand_r(&seed) % 4)
+			give_plans(one);
+		else if (late && rand_r(&seed) % 2) { /* let go of before its Plans are there */
+			close(control);
+			creche_job_free(one);
+			continue;
+		} else if (late) {
+			creche_job_cancel(one);
+		}
 		switch (rand_r(&seed) % 3) {
 		case 0:
 			creche_job_cancel(one);
@@ -343,6 +407,7 @@ int main(int argc, char **argv)
 		{ "a-late-failure", a_late_failure }, { "a-dead-reader", a_dead_reader }, { "a-fork", a_fork },
 		{ "a-cancel-in-the-queue", a_cancel_in_the_queue }, { "joining-is-undumpable", joining_is_undumpable },
 		{ "all-is-closed", all_is_closed }, { "a-storm", a_storm }, { "a-view", a_view },
+		{ "plans-that-come-late", plans_that_come_late },
 	};
 
 	alarm(60);

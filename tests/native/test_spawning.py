@@ -14,9 +14,9 @@ from needs import needs
 
 pytestmark = [needs("cc", "sanitizers"), pytest.mark.slow]
 
-SCENES = ["a-late-failure", "a-dead-reader", "a-cancel-in-the-queue", "a-fork", "all-is-closed", "joining-is-undumpable", "a-storm", "a-view"]
+SCENES = ["a-late-failure", "a-dead-reader", "a-cancel-in-the-queue", "a-fork", "all-is-closed", "joining-is-undumpable", "a-storm", "a-view", "plans-that-come-late"]
 INIT = [*INTERPRETER, "init_brief.c", "init_files.c", "init_listen.c", "init_self.c", "init_talk.c"]
-SPAWN = [*INTERPRETER, "enter.c", "child.c", "spawn.c", "room.c", "low.c", "view.c", "calls.c"]
+SPAWN = [*INTERPRETER, "enter.c", "child.c", "spawn.c", "room.c", "low.c", "job.c", "view.c", "calls.c"]
 
 
 @pytest.fixture(scope="module", params=["address,undefined", "thread"])

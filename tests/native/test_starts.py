@@ -114,8 +114,9 @@ def test_a_tool_that_hangs_goes_with_the_child_that_it_is_for(ends: str) -> None
     who = (IdMap(0, os.geteuid(), 1),) if os.geteuid() == 0 else None
     plan = compile(Spec(["true"], uid_map=who, gid_map=who), machine, Context())
     sleep = shutil.which("sleep") or ""
-    job = Job(attrs.evolve(plan, parent=(MapTool(text=sleep, text2=b"1000\0"),)), setup_fds=[], parent_fds=[], command_fds=[], tty=None)
+    job = Job(plan)
     try:
+        job.go(attrs.evolve(plan, parent=(MapTool(text=sleep, text2=b"1000\0"),)), setup_fds=[], parent_fds=[], command_fds=[], tty=None)
         while not (pid := lib.creche_job_pid(job._job)) or not Path(f"/proc/{pid}/stat").exists():
             select.select([], [], [], 0.01)
         if ends == "cancelled":

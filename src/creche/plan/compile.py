@@ -23,7 +23,7 @@ from .pieces import FIRST, RDONLY, UPPER_SIZE, inodes_of, layers_text
 from .renewal import check_history, check_renewable, keeps_mounts, keeps_sources, keyring_steps, lets_keys
 from .view import View, may_share, view_of
 
-__all__ = ["Context", "Plan", "compile", "compile_layers", "compile_reset", "needs_scratch", "steps_of_command"]
+__all__ = ["Context", "Plan", "compile", "compile_layers", "compile_reset", "likely", "needs_scratch", "steps_of_command"]
 
 CLONE = {
     "user": 0x1000_0000, "mount": 0x0002_0000, "pid": 0x2000_0000, "network": 0x4000_0000,
@@ -140,6 +140,15 @@ def compile(spec: Spec, machine: Machine, context: Context) -> Plan:
     if not any(isinstance(mount, Bind) and mount.uid_map for mount in spec.mounts) and all(isinstance(end, str) for end in (spec.stdin, spec.stdout, spec.stderr)):
         _kinds = ((same, spec, machine, context, plan), *_kinds[: _KINDS - 1])
     return plan
+
+
+def likely(spec: Spec, machine: Machine) -> Plan | None:
+    """The last one's Plan, where this Spec's will probably have the child made in the same way: it is made while the Plan is compiled."""
+    if not _kinds:
+        return None
+    _, last, where, _, plan = _kinds[0]
+    same = machine is where and (spec.init, spec.namespaces, spec.uid_map, spec.gid_map) == (last.init, last.namespaces, last.uid_map, last.gid_map)
+    return plan if same and plan.init and not plan.joins else None
 
 
 def _adapted(plan: Plan, first: Spec, before: Context, spec: Spec, machine: Machine, context: Context) -> Plan:
