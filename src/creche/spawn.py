@@ -72,9 +72,10 @@ class Job:
         joins = open_joins(plan)
         control, error = ffi.new("int *"), ffi.new("int *")
         try:
-            self._job = lib.creche_job_new(*self._clone, joins, len(joins), control, error)
-            if self._job == ffi.NULL:
+            job = lib.creche_job_new(*self._clone, joins, len(joins), control, error)
+            if job == ffi.NULL:
                 raise exhausted(-error[0])
+            self._job = ffi.gc(job, lib.creche_job_free)  # a KeyboardInterrupt may come before anybody has us
         finally:
             for fd in joins:
                 os.close(fd)
@@ -156,7 +157,7 @@ class Job:
     def free(self) -> None:
         """Let go of it. A child that nobody took is killed and reaped."""
         if self._job is not None:
-            lib.creche_job_free(self._job)
+            ffi.release(self._job)
             self._job = None
 
 

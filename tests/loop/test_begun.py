@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+
 import anyio
 import pytest
+from loop.helpers import BOUND
 
 from creche import Container, CrecheError, IdMap, Namespaces, Spec
+from creche.machine import probe
 from creche.plan.compile import compile as compile_
+from creche.plan.compile import likely
 from creche.spawn import Job
 from needs import needs
 
@@ -94,6 +99,20 @@ async def test_a_child_that_does_not_fit_is_let_go_of(jobs: list[Job], monkeypat
     async with Container(spec) as box:
         assert (await box.wait()).ok
     assert len(jobs) == 3 and jobs[1].plan is other[0] and jobs[2].plan.new != other[0].new
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_one_that_nobody_has_is_let_go_of() -> None:
+    """As where a KeyboardInterrupt comes at its birth: more of them than there are threads to wait for their Plans."""
+    await works(Spec(["true"]))
+    spec = Spec(["true"])
+    for _ in range(5):
+        plan = likely(spec, probe())
+        assert plan is not None
+        Job(plan)
+    gc.collect()
+    with anyio.fail_after(BOUND):
+        await works(spec)
 
 
 @needs("root")
