@@ -43,6 +43,38 @@ def test_kill_9_ends_every_container_daemons_included(backend):
         wait_for(lambda: not any(alive(pid) for pid in inside), "the end of all containers")
 
 
+BEFORE_ITS_PLAN = """
+import os, signal, time, anyio
+import creche.starting
+from creche import Container, Spec
+from creche._native import lib
+async def main():
+    box = Container(Spec(["true"]))
+    async with box:
+        await box.wait()
+    next = Container(Spec(["true"]))
+    def compile(*_):
+        while not (pid := lib.creche_job_pid(next._job._job)):
+            time.sleep(0.01)
+        time.sleep(0.1)
+        print(pid, flush=True)
+        time.sleep(1000)
+    creche.starting.compile = compile
+    await next.__aenter__()
+anyio.run(main)
+"""
+
+
+def test_kill_9_ends_a_child_that_waits_for_its_plan():
+    """As an ordinary user's it has not executed yet, and shares the memory of its supervisor."""
+    with adopting(), supervisor(BEFORE_ITS_PLAN) as process:
+        child = int(process.stdout.readline())
+        assert alive(child)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        wait_for(lambda: not alive(child), "its end")
+
+
 FORKED = """
 import os, time, anyio, signal
 from creche import Container, Spec
