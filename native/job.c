@@ -21,13 +21,15 @@ static void close_plan(struct plan *plan)
 
 static void drop_plan(struct plan *plan)
 {
+	struct plan dropped;
+
 	jobs_lock();
 	close_plan(plan);
+	dropped = *plan;
+	*plan = (struct plan){ 0 };
 	jobs_unlock();
-	free(plan->fds.list);
-	free(plan->blob);
-	plan->fds.list = 0;
-	plan->blob = 0;
+	free(dropped.fds.list);
+	free(dropped.blob);
 }
 
 void drop_plans(creche_job *job)
@@ -157,18 +159,24 @@ creche_job *creche_job_new(uint32_t flags, uint64_t namespaces, const int *joins
 int creche_job_plan(creche_job *job, uint32_t phase, const void *blob, uint32_t size, const int *fds, unsigned count)
 {
 	struct plan *plan = phase == CRECHE_PHASE_PARENT ? &job->parent : phase == CRECHE_PHASE_SETUP ? &job->setup : &job->command;
+	void *copy;
 	int r;
 
-	if (count > CRECHE_MAX_FDS || !size || plan->blob)
+	if (count > CRECHE_MAX_FDS || !size)
 		return -EINVAL;
-	plan->blob = malloc(size);
-	if (!plan->blob)
+	copy = malloc(size);
+	if (!copy)
 		return -ENOMEM;
-	memcpy(plan->blob, blob, size);
-	plan->size = size;
+	memcpy(copy, blob, size);
 	jobs_lock();
-	r = copy_fds(&plan->fds, fds, count);
+	r = job->cancelled ? -ECANCELED : plan->blob ? -EINVAL : copy_fds(&plan->fds, fds, count);
+	if (r >= 0) {
+		plan->blob = copy;
+		plan->size = size;
+		copy = 0;
+	}
 	jobs_unlock();
+	free(copy);
 	return r;
 }
 

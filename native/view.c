@@ -41,6 +41,7 @@ static struct view *views;
 static int changes = -1; /* of the mounts that trees were taken from: proc_pid_mountinfo(5) */
 static struct identity changes_is, place;
 static uint64_t mounts; /* one more with each change that was seen */
+static uint64_t drops; /* of all trees: what was begun before one is not kept */
 
 static int identify(int fd, const char *path, struct identity *is)
 {
@@ -67,6 +68,7 @@ static void drop_tree(struct view *view)
 
 void drop_trees(void)
 {
+	drops++;
 	for (struct view *view = views; view; view = view->next)
 		drop_tree(view);
 	if (is_still(changes, &changes_is))
@@ -250,12 +252,14 @@ static long build(creche_job *job, const struct view *view)
 long add_view(creche_job *job)
 {
 	struct view *view = job->view;
+	uint64_t begun;
 	long tree = -1;
 
 	if (!view)
 		return 0;
 	jobs_lock();
 	look_for_changes();
+	begun = drops;
 	if (is_still(view->tree, &view->is))
 		tree = fcntl(view->tree, F_DUPFD_CLOEXEC, 3);
 	jobs_unlock();
@@ -264,9 +268,11 @@ long add_view(creche_job *job)
 		if (tree < 0)
 			return tree;
 		jobs_lock();
-		drop_tree(view);
-		view->tree = fcntl((int)tree, F_DUPFD_CLOEXEC, 3);
-		identify(view->tree, "", &view->is);
+		if (begun == drops) { /* a change that another has seen meanwhile is not told again */
+			drop_tree(view);
+			view->tree = fcntl((int)tree, F_DUPFD_CLOEXEC, 3);
+			identify(view->tree, "", &view->is);
+		}
 		jobs_unlock();
 	}
 	if (job->setup.fds.count == CRECHE_MAX_FDS) { /* the message has no room for one more */
