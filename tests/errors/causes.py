@@ -130,6 +130,7 @@ CAUSES: dict[str, Cause] = {
     "command-not-found": Cause(what="the command is not on the PATH", given=lambda f: {}, command=["no-such-program"], field="command", errno=e.ENOENT,
                                says=("'no-such-program'", "/usr/local/sbin:/usr/local/bin", "install it")),
     "command-path": Cause(what="the command's path is not there", given=lambda f: {}, command=["/no/such/program"], field="command", errno=e.ENOENT, says=("'/no/such/program'", "in the container", "mount it")),
+    "command-below-file": Cause(what="the command's path leads through a file", given=lambda f: {}, command=["/usr/bin/env/x"], field="command", errno=e.ENOTDIR, says=("/usr/bin/env/x", "a part of its path is a file")),
     "command-not-executable": Cause(what="the command is not executable", given=_file(b"#!/bin/sh\n", 0o644), command=["/prog"], field="command", errno=e.EACCES, says=("/prog", "not executable", "its mode lacks x")),
     "landlock-command": Cause(what="Landlock has no rule for the command", given=lambda f: {"security": Security(landlock=Landlock(read=["/usr"]))}, field="command", errno=e.EACCES, says=("security.landlock", "`execute`"), needs=("landlock",), command=["/usr/bin/true"]),
     "command-is-directory": Cause(what="the command is a directory", given=lambda f: {}, command=["/usr/bin/"], field="command", errno=e.EACCES, says=("/usr/bin/", "is a directory")),
