@@ -21,6 +21,7 @@ from typing import Any
 from creche import Container, Spec, run
 
 TRUE = ["/bin/true"]
+LATER = ["/bin/sleep", "0.01"]  # outlives its start
 PIPE, NULL = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
 
 
@@ -52,8 +53,8 @@ async def waited() -> None:
     process._transport.close()  # type: ignore[attr-defined]
 
 
-async def communicated() -> None:
-    process = await asyncio.create_subprocess_exec(*TRUE, stdin=NULL, stdout=PIPE, stderr=PIPE)
+async def communicated(command: list[str] = TRUE) -> None:
+    process = await asyncio.create_subprocess_exec(*command, stdin=NULL, stdout=PIPE, stderr=PIPE)
     await process.communicate()
 
 
@@ -71,6 +72,8 @@ async def measure(rounds: int) -> dict[str, tuple[float, float]]:
             "box.open() and wait()": opened,
             "box.run()": lambda: box.run(TRUE),
             "box.run(timeout=5)": lambda: box.run(TRUE, timeout=5),
+            "asyncio, communicate(), a command of 10 ms": lambda: communicated(LATER),
+            "box.run() of it": lambda: box.run(LATER),
             "creche.run(), cold": lambda: run(TRUE),
             "box.reset()": box.reset,
         }

@@ -14,6 +14,7 @@ import anyio
 
 from ._native import ffi, lib
 from .errors import CrecheError
+from .intake import Intake
 from .streams import rouse
 from .wire import control
 from .wire.control import REPLY_SIZE, Reply
@@ -40,7 +41,7 @@ class Channel:
         self._handle = handle
         self._room_for_news = ffi.new("struct creche_news *")
         self._reading = False
-        self._changed: anyio.Event | None = None
+        self._waiting: dict[socket.socket | Intake | anyio.Event, Callable[[], bool]] = {}  # what each task waits on, and for what
         self._turn: anyio.Lock | None = None
         self.ended = False  #: the other end is gone, or has sent what no init of ours sends
         self.broken = False  #: the latter
@@ -79,30 +80,47 @@ class Channel:
                 break
             self._handle(reply, fds, news.pid)
         if handled:
-            self.wake()
+            for awaited, done in self._waiting.items():  # the one who reads included: what it waits for may have been read by another
+                if self.ended or done():
+                    self._stir(awaited)
 
     def wake(self) -> None:
-        """Let everyone who waits look again, the one who reads included: what it waits for may have been read already."""
-        changed, self._changed = self._changed, None
-        if changed is not None:
-            with contextlib.suppress(RuntimeError):  # the loop on which somebody waited is closed
-                changed.set()
-        if self._reading:
-            rouse(self._socket)
+        """Let everyone who waits look again, at the clock too."""
+        for awaited in self._waiting:
+            self._stir(awaited)
 
-    async def until(self, done: Callable[[], bool], alarm: Callable[[], float | None] = lambda: None) -> None:
-        """Wait until `done()`, the channel has ended, or the time (of time.monotonic) that `alarm()` gives has come."""
+    def _stir(self, awaited: socket.socket | Intake | anyio.Event) -> None:
+        if os.getpid() != self._pid:
+            return  # a fork of the host program: trio's loop runs on in it, and takes what it is told out of the epoll that both have
+        if isinstance(awaited, anyio.Event):
+            with contextlib.suppress(RuntimeError):  # the loop on which somebody waited is closed
+                awaited.set()
+        elif isinstance(awaited, Intake):
+            awaited.rouse()
+        else:
+            rouse(awaited)
+
+    async def until(self, done: Callable[[], bool], alarm: Callable[[], float | None] = lambda: None, intake: Intake | None = None) -> None:
+        """Wait until `done()`, the channel has ended, or the time (of time.monotonic) that `alarm()` gives has come; and take meanwhile what comes by `intake`."""
         self._at_home()
-        while not done():
-            self.drain()
-            at = alarm()
-            if done() or self.ended or (at is not None and time.monotonic() >= at):
-                return
-            if at is None:
-                await self._news()
-                continue
-            with anyio.move_on_after(at - time.monotonic()):
-                await self._news()
+        reads = False
+        try:
+            while not done():
+                self.drain()
+                at = alarm()
+                if done() or self.ended or (at is not None and time.monotonic() >= at):
+                    return
+                if not self._reading:
+                    reads = self._reading = True
+                if at is None:
+                    await self._news(done, reads, intake)
+                    continue
+                with anyio.move_on_after(at - time.monotonic()):
+                    await self._news(done, reads, intake)
+        finally:
+            self._reading = self._reading and not reads
+            if not self._reading and self._waiting:  # another takes over; and where that one is just leaving as well, it comes here
+                self._stir(next(iter(self._waiting)))
 
     def _at_home(self) -> None:
         """Raises CrecheError on another thread than the one that started it: who waits here is woken by tasks of one loop. And in a fork."""
@@ -110,20 +128,30 @@ class Channel:
         if threading.get_ident() != self._thread:
             raise CrecheError("the container belongs to the loop of another thread, which started it: use it there (anyio.from_thread.run)")
 
-    async def _news(self) -> None:
-        if self._reading:
-            if self._changed is None:
-                self._changed = anyio.Event()
-            await self._changed.wait()
+    async def _news(self, done: Callable[[], bool], reads: bool, intake: Intake | None) -> None:
+        fd = self._socket.fileno() if reads else -1
+        if intake is not None:
+            await self.take_in(intake, fd, done)
             return
-        self._reading = True
+        awaited = self._socket if reads else anyio.Event()
+        self._waiting[awaited] = done
         try:
-            await anyio.wait_readable(self._socket)
+            if isinstance(awaited, anyio.Event):
+                await awaited.wait()
+            else:
+                await anyio.wait_readable(fd)
         except anyio.ClosedResourceError:
             pass  # nudged, or closed: the caller looks
         finally:
-            self._reading = False
-            self.wake()
+            del self._waiting[awaited]
+
+    async def take_in(self, intake: Intake, fd: int, done: Callable[[], bool] = lambda: False) -> None:
+        """Wait for `fd`, or for `wake`, while `intake` takes what comes."""
+        self._waiting[intake] = done
+        try:
+            await intake.wait(fd)
+        finally:
+            del self._waiting[intake]
 
     def post(self, kind: int, ident: int, *, number: int = 0, blob: bytes = b"", flags: int = 0, a: int = 0, b: int = 0, fds: list[int] | None = None) -> bool:
         """Send the init a request without waiting: whether there was room. Raises OSError, BrokenPipeError where it is gone."""
@@ -164,7 +192,7 @@ class Channel:
     def close(self) -> None:
         """Close our end: the init ends with it."""
         self.ended = True
-        if self._reading or self._turn is not None:
-            rouse(self._socket)
-        self._socket.close()
         self.wake()
+        if self._turn is not None:
+            self._stir(self._socket)
+        self._socket.close()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Collector", "alone", "drop", "feed"]
 
 PART = 1 << 18  # bytes of one read
+PARTS = 4  # reads before others on the loop have their turn: less than a millisecond
 
 
 class Collector:
@@ -35,8 +36,6 @@ class Collector:
         self._head = bytearray()
         self._tail = bytearray()
         self._seen = 0
-        self._done = anyio.Event()
-        self._left: int | None = None  # bytes still to take, once the command is dead
 
     @property
     def truncated(self) -> bool:
@@ -68,38 +67,26 @@ class Collector:
         back = self._limit - self._front
         return bytes(self._head) + (bytes(self._tail[-back:]) if back else b"")
 
-    async def drain(self) -> None:
-        """Read to the end; once the command is dead (`finish`), take what is there and wait for nobody."""
-        stream = self._stream
-        try:
-            while stream is not None and stream.fileno() >= 0:
-                data = stream.receive_nowait(PART if self._left is None else min(PART, self._left))
-                if data:
-                    self.add(data)
-                    if self._left is not None:
-                        self._left -= len(data)
-                    if self._seen & 0xFF_FFFF < len(data):  # every 16 MiB: a fast writer must not hold the loop
-                        await anyio.lowlevel.checkpoint()
-                elif data is None and self._left is None:
-                    with contextlib.suppress(anyio.ClosedResourceError):  # closed, or woken to look once more
-                        await stream.readable()
-                else:
-                    break
-                if self._left == 0:
-                    break
-        finally:
-            self._done.set()
+    @property
+    def stream(self) -> ReceiveStream | None:
+        """What it collects from; None where that is no pipe of ours."""
+        return self._stream
 
-    async def finish(self) -> None:
-        """The command is dead: have `drain` take what is there, and no more."""
-        if self._stream is not None and not self._done.is_set() and self._stream.fileno() >= 0:
-            self._left = _held(self._stream)
-            self._stream.nudge()
-            await self._done.wait()
+    def receive(self) -> int:
+        """Take what is there now, or a good part of it: how many bytes, or -1 where no more will come."""
+        stream, before = self._stream, self._seen
+        if stream is None or stream.fileno() < 0:
+            return -1
+        for _ in range(PARTS):
+            data = stream.receive_nowait(PART)
+            if not data:
+                return -1 if data is not None else self._seen - before
+            self.add(data)
+        return self._seen - before
 
     def take(self) -> None:
-        """The command is dead, and nobody drains: take what is there, and no more."""
-        if self._stream is None:
+        """The command is dead: take what is there, and no more."""
+        if self._stream is None or self._stream.fileno() < 0:
             return
         left = _held(self._stream)
         while left > 0 and (data := self._stream.receive_nowait(min(PART, left))):

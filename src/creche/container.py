@@ -226,7 +226,7 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         if self._channel is None:
             raise CrecheError(f"the container can't be waited for: {self._state.value}")
         while True:
-            await self._channel.until(done, lambda: process._alarm_at)
+            await self._channel.until(done, lambda: process._alarm_at, process.intake)
             if done() or self._channel.ended:
                 return
             self._alarm(process)
@@ -278,13 +278,16 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         return True
 
     async def _readable(self) -> None:
-        at = self._processes[1]._alarm_at
+        at, intake, channel = self._processes[1]._alarm_at, self._processes[1].intake, self._channel
+        readable = anyio.wait_readable  # with an init, what is written past the main command's death is nobody's
+        if intake is not None and channel is not None and not self.spec.has_init:
+            readable = partial(channel.take_in, intake)
         with contextlib.suppress(anyio.ClosedResourceError):  # nudged: a grace was set
             if at is None:
-                await anyio.wait_readable(self._pidfd)
+                await readable(self._pidfd)
                 return
             with anyio.move_on_after(max(0.0, at - time.monotonic())) as late:
-                await anyio.wait_readable(self._pidfd)
+                await readable(self._pidfd)
             if late.cancelled_caught:
                 self._alarm(self._processes[1])
 
@@ -443,5 +446,5 @@ class Container(Starting, Place, Keeping, Undoing, Branching, Renewing, Limited,
         """Whoever waits looks again: at the clock, or at what has changed."""
         if self._channel is not None:
             self._channel.wake()
-        if self._pidfd >= 0:
+        if self._pidfd >= 0 and os.getpid() == self._owner:
             rouse(self._pidfd)

@@ -30,6 +30,7 @@ from .wire.control import Failure, Reply
 if TYPE_CHECKING:
     from .container import Container
     from .errors import SpawnError
+    from .intake import Intake
     from .plumbing import Plumbing
 
 __all__ = ["Process", "is_dead", "seconds"]
@@ -98,6 +99,7 @@ class Process(anyio.abc.Process):
         self.brief = False  #: its end, where that comes soon, is told with its start: it may have neither pid nor pidfd
         self._seen: tuple[float, float, int | None] | None = None
         self.failure: Failure | None = None
+        self.intake: Intake | None = None  #: what it writes, for who waits for it to take
         self.trouble: SpawnError | None = None  #: it was executed, and we can't hold it
 
     # ---- what the container tells ----

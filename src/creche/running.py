@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,8 +14,10 @@ import attrs
 from .communicate import Collector, feed
 from .container import Container
 from .errors import SpecError
+from .intake import Intake
 from .process import Process
 from .results import Exit, Reason, Result
+from .spawn import exhausted
 from .spec.checks import changed
 from .spec.rules import check_answered
 from .spec.spec import Spec
@@ -85,9 +87,9 @@ async def run(
 
 async def run_in(
     box: Container, launch: Callable[..., Awaitable[Process]], command: Any, input: bytes | None, timeout: float | None, max_output: int | None,
-    on_overflow: str, check: bool, fields: dict[str, Any],
+    on_overflow: str, check: bool, fields: dict[str, Any], more: tuple[Collector, ...] = (),
 ) -> Result:  # fmt: skip
-    """`Container.run`, of what `launch` starts in it, which is given the command, its fields and `input`."""
+    """`Container.run`, of what `launch` starts in it, which is given the command, its fields and `input`; `more` is collected with what it writes."""
     check_options(input, timeout, max_output, on_overflow)
     if input is None and "stdin" not in fields and not fields.get("tty"):
         fields = {**fields, "stdin": "null"}
@@ -112,7 +114,7 @@ async def run_in(
         return process._exit
 
     try:
-        result = await _attend(process, wait, kill, input, deadline, timeout, max_output, on_overflow)
+        result = await _attend(process, wait, kill, input, deadline, timeout, max_output, on_overflow, more)
     finally:
         await process.aclose()
     return result.check() if check else result
@@ -134,7 +136,7 @@ def _too_slow(command: tuple[str, ...], timeout: float | None) -> Result:
 
 async def _attend(
     process: Process, wait: Callable[[], Awaitable[Exit]], kill: Callable[[Reason, str, float | None], None], input: bytes | None,
-    deadline: float, timeout: float | None, max_output: int | None, on_overflow: str,
+    deadline: float, timeout: float | None, max_output: int | None, on_overflow: str, more: tuple[Collector, ...] = (),
 ) -> Result:  # fmt: skip
     """Feed, drain and wait until the command is dead; what it wrote until then is in the Result, however it ended."""
 
@@ -143,34 +145,49 @@ async def _attend(
             kill(Reason.OUTPUT_LIMIT, "max_output", None if max_output is None else float(max_output))
 
     out, err = Collector(process.stdout, max_output, overflow), Collector(process.stderr, max_output, overflow)
+    collectors = (out, err, *more)
     if process._exit is not None:  # it was brief
         exit = await wait()
-        out.take()
-        err.take()
-        return _result(exit, out, err)
-    async with anyio.create_task_group() as tasks:
-        if process.stdin is not None:
-            tty = process._plumbing.tty
-            if tty:
-                tasks.start_soon(partial(feed, process.stdin, input or b"", terminal=True))
-            elif process._plumbing.unsent:
-                tasks.start_soon(feed, process.stdin, process._plumbing.unsent)
+    else:
+        process.intake = _intake(collectors)
+        try:
+            if not process._plumbing.tty and not process._plumbing.unsent:
+                if process.stdin is not None:
+                    process.stdin.close()
+                exit = await _end(wait, kill, deadline, timeout)
             else:
-                process.stdin.close()
-        for collector in (out, err):
-            tasks.start_soon(collector.drain)
-        # Past the deadline we still wait, shielded from it and from nothing else: what is killed dies at once.
-        with _until(deadline) as own:
-            exit = await wait()
-        if own is not None and own.cancelled_caught:
-            kill(Reason.TIMEOUT, "timeout", timeout)
-            with anyio.CancelScope(shield=True):
-                exit = await wait()
-        with anyio.CancelScope(shield=True):
-            await out.finish()
-            await err.finish()
-        tasks.cancel_scope.cancel()
+                async with anyio.create_task_group() as tasks:
+                    if process.stdin is not None and process._plumbing.tty:
+                        tasks.start_soon(partial(feed, process.stdin, input or b"", terminal=True))
+                    elif process.stdin is not None:
+                        tasks.start_soon(feed, process.stdin, process._plumbing.unsent)
+                    exit = await _end(wait, kill, deadline, timeout)
+                    tasks.cancel_scope.cancel()
+        finally:
+            intake, process.intake = process.intake, None
+            if intake is not None:
+                intake.close()
+    for collector in collectors:
+        collector.take()
     return _result(exit, out, err)
+
+
+def _intake(collectors: Sequence[Collector]) -> Intake | None:
+    """Who waits for the command takes what comes meanwhile. Raises SpawnError where there is no descriptor left for that."""
+    takers = [(one.stream.fileno(), one.receive) for one in collectors if one.stream is not None and one.stream.fileno() >= 0]
+    try:
+        return Intake(takers) if takers else None
+    except OSError as error:
+        raise exhausted(error.errno or 0) from None
+
+
+async def _end(wait: Callable[[], Awaitable[Exit]], kill: Callable[[Reason, str, float | None], None], deadline: float, timeout: float | None) -> Exit:
+    """The command's end. Past the deadline it is waited for still, shielded from that and from nothing else: what is killed dies at once."""
+    with _until(deadline):
+        return await wait()
+    kill(Reason.TIMEOUT, "timeout", timeout)
+    with anyio.CancelScope(shield=True):
+        return await wait()
 
 
 def _result(exit: Exit, out: Collector, err: Collector) -> Result:

@@ -41,7 +41,7 @@ class _Descriptor:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._waiting = False
+        self._waiting = 0  # which process does
         os.set_blocking(fd, False)
 
     def fileno(self) -> int:
@@ -57,7 +57,7 @@ class _Descriptor:
 
     def nudge(self) -> None:
         """Wake who waits for it, with ClosedResourceError."""
-        if self._waiting:
+        if self._waiting and self._waiting == os.getpid():  # a fork of the host program closes what its parent waits for still
             rouse(self._fd)
 
     async def _wait(self, ready: Callable[[int], Awaitable[None]]) -> None:
@@ -65,11 +65,11 @@ class _Descriptor:
         if self._waiting:
             raise anyio.BusyResourceError("waiting for")
         fd = self._open()
-        self._waiting = True
+        self._waiting = os.getpid()
         try:
             await ready(fd)
         finally:
-            self._waiting = False
+            self._waiting = 0
 
     def _open(self) -> int:
         if self._fd < 0:

@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("wire",),
     ("cgroups",),
     ("ranges", "claims", "scratch", "spawn"),
-    ("streams", "shielded", "watch", "channel", "timer"),
+    ("streams", "shielded", "watch", "intake", "channel", "timer"),
     ("lifecycle",),
     (
         "plumbing",

@@ -47,6 +47,8 @@ async def use(place):
             await box
     elif kind == "command":
         await place.run(["true"])
+    elif kind == "later":
+        await place.run(["sleep", "0.02"])
     elif kind == "large":
         await place.run(["true", *["x" * 1000] * 50])
     elif kind == "terminal":
@@ -89,7 +91,7 @@ anyio.run(main, backend=backend)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
-@pytest.mark.parametrize("kind", ["main", "bare", "tty", "user", "command", "large", "terminal", "file"])
+@pytest.mark.parametrize("kind", ["main", "bare", "tty", "user", "command", "later", "large", "terminal", "file"])
 def test_descriptors_run_out_at_every_point(kind, backend):
     with supervisor(FEW, kind, backend) as process:
         assert process.stdout.read().startswith("refused")

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from loop.helpers import BOUND
 
-from creche import Container, Reason, Spec
+from creche import Container, Reason, Security, Spec
 from creche.process import is_dead
 from needs import needs
 
@@ -77,6 +77,53 @@ async def test_a_fork_that_leaves_the_block_ends_nothing(of):
         assert in_a_fork(lambda: driven(process.aclose() if of == "command" else box.__aexit__())) == ""
         await process.stdin.send(b"still here")
         assert await process.stdout.receive() == b"still here"
+
+
+WAITS = {
+    "end": lambda box, process: box.wait(),
+    "command": lambda box, process: process.wait(),
+    "output": lambda box, process: process.stdout.receive(),
+    "room": lambda box, process: process.stdin.send(b"\n" + bytes(1 << 20)),
+    "reports": lambda box, process: anext(box.violations()),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
+async def test_nor_does_it_end_what_somebody_waits_for(wait):
+    """Trio's loop runs on in a fork, and shares its epoll: what is told there that it goes would be lost for the parent."""
+    refusing = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdirat", "mkdir"], "action": "SCMP_ACT_ERRNO"}]}
+    async with Container(Spec(["sleep", "1000"], security=Security(seccomp=refusing, seccomp_report=True))) as box:
+        async with box.open(["sh", "-c", "read go; mkdir /tmp/x; echo said; cat >/dev/null; exit 3"]) as process:
+            process.send_signal(signal.SIGSTOP)
+            heard = []
+
+            async def waits():
+                heard.append(await WAITS[wait](box, process))
+
+            with anyio.fail_after(BOUND):
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(waits)
+                    await anyio.wait_all_tasks_blocked()
+                    assert not heard and in_a_fork(lambda: (driven(box.__aexit__()), driven(process.aclose()))) == ""
+                    process.send_signal(signal.SIGCONT)
+                    if wait == "end":
+                        box.kill()
+                    elif wait != "room":
+                        await process.stdin.send(b"\n")
+                        if wait == "command":
+                            await process.stdin.aclose()
+            assert len(heard) == 1
+
+
+async def test_nor_the_end_of_one_without_an_init():
+    async with Container(Spec(["sleep", "1000"], init=False)) as box:
+        with anyio.fail_after(BOUND):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(box.wait)
+                await anyio.wait_all_tasks_blocked()
+                assert in_a_fork(lambda: driven(box.__aexit__())) == ""
+                box.kill()
+        assert box.exit.reason is Reason.KILLED
 
 
 async def test_a_fork_that_looks_takes_no_news_away():

@@ -52,6 +52,14 @@ def shout(size: int) -> str:
     return "x" * size
 
 
+def flood(size: int) -> str:
+    import sys
+
+    sys.stdout.write("y" * size)
+    sys.stdout.flush()
+    return "x" * size
+
+
 def strange() -> object:
     return object()
 
@@ -116,6 +124,7 @@ async def test_a_function_is_called_with_json_both_ways() -> None:
         with pytest.raises(CallError, match="max_result"):
             await pool.call(shout, 1 << 16, max_result=1 << 12)
         assert len(await pool.call(shout, 1 << 16)) == 1 << 16
+        assert len(await pool.call(flood, 500_000)) == 500_000  # no pipe holds that: it is read while the call lasts, and what is printed too
         with pytest.raises(ExitError) as ended:
             await pool.call(spin, timeout=0.5)
         assert ended.value.exit.reason is Reason.TIMEOUT

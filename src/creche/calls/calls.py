@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import time
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
@@ -34,6 +35,7 @@ class Calls:
         self.reading = False
         self.closed = False
         self._epoll = select.epoll()
+        self._pid = os.getpid()
         self._listeners: dict[int, tuple[Listener, Process]] = {}
         self._others: set[int] = set()
 
@@ -74,7 +76,7 @@ class Calls:
 
     def nudge(self) -> None:
         """Let the reader look again: a descriptor that is closed leaves the epoll without a word, epoll(7)."""
-        if self.reading:
+        if self.reading and os.getpid() == self._pid:  # a fork of the host program has the epoll too
             rouse(self._epoll)
 
     def close(self) -> None:

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import anyio
-
 from ..communicate import Collector
 from ..errors import CallError, SpecError
 from ..running import run_in
@@ -56,20 +54,12 @@ async def called(box: Forked, words: tuple[str, ...], max_result: int, options: 
     stream = ReceiveStream(read)
     answer = Collector(stream, max_result, lambda: None)
     try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(answer.drain)
-            try:
-                result = await run_in(
-                    box, partial(box._tell, sources={ANSWER: write}), words, options.pop("input", None), options.pop("timeout", None), options.pop("max_output", 1 << 20),
-                    options.pop("on_overflow", "kill"), False, {**options, "pass_fds": (ANSWER,)},
-                )  # fmt: skip
-            finally:
-                os.close(write)
-            await answer.finish()
-            tasks.cancel_scope.cancel()
-    except BaseExceptionGroup as group:  # of the one that ran: the reader raises nothing
-        raise group.exceptions[0] from None
+        result = await run_in(
+            box, partial(box._tell, sources={ANSWER: write}), words, options.pop("input", None), options.pop("timeout", None), options.pop("max_output", 1 << 20),
+            options.pop("on_overflow", "kill"), False, {**options, "pass_fds": (ANSWER,)}, (answer,),
+        )  # fmt: skip
     finally:
+        os.close(write)
         stream.close()
     result.check()
     if answer.truncated:
