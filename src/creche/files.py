@@ -144,8 +144,11 @@ async def transfer(source: int, target: int, most: int | None = None) -> int:
 
 def regular(fd: int, path: str) -> None:
     """Close what is no regular file, and say so."""
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
         os.close(fd)
+        if stat.S_ISDIR(mode):
+            raise FileError(path, errno.EISDIR, "a directory: get(path, to=...) copies it")
         raise FileError(path, errno.EINVAL, "not a regular file")
 
 

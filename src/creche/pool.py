@@ -306,21 +306,28 @@ class Pool:
             raise CrecheError(f"the pool has no containers: {'use it in its block' if self._state is State.NEW else self._state.value}")
         await anyio.lowlevel.checkpoint_if_cancelled()
         self._asked = time.monotonic()
-        while self._ready:
-            box = self._ready.popleft()
-            self._look()
-            if box.exit is None:
-                self._leased += 1
-                self._served += 1
-                return box
-            self._expired += 1  # killed from outside while it waited
-            await self._throw(box)
-        if self.backlog is not None and len(self._waiters) - (self.maximum - self._leased) >= self.backlog:
+        if not self._ready and self.backlog is not None and len(self._waiters) - (self.maximum - self._leased) >= self.backlog:
             self._refused += 1
             raise CrecheError(f"the pool is full: {self._leased} containers are in use and {len(self._waiters)} tasks wait; come later, or raise maximum or backlog")
-        waiter = _Waiter()
-        self._waiters.append(waiter)
+        box = await self._next(self._waiters.append)
+        while box.exit is not None:  # killed from outside while it was ready, or on its way here
+            self._leased -= 1
+            self._expired += 1
+            await self._throw(box)
+            box = await self._next(self._waiters.appendleft)  # it keeps its turn
+        self._served += 1
+        return box
+
+    async def _next(self, queue: Callable[[_Waiter], None]) -> Container:
+        """One that is leased from then on. Raises what its start did, and CrecheError in a pool that was closed."""
         self._look()
+        if self._state is not State.RUNNING:
+            raise CrecheError("the pool was closed")
+        if self._ready:
+            self._leased += 1
+            return self._ready.popleft()
+        waiter = _Waiter()
+        queue(waiter)
         try:
             await waiter.event.wait()
         except BaseException:
@@ -338,7 +345,6 @@ class Pool:
         self._longest = max(self._longest, took)
         if not isinstance(waiter.got, Container):
             raise waiter.got
-        self._served += 1
         return waiter.got
 
     async def run(self, command: Any, **options: Any) -> Result:

@@ -53,6 +53,12 @@ async def test_a_fifo_of_the_hosts_does_not_hold_the_loop(box, tmp_path: Path):
         await box.put("/tmp/file", tmp_path / "fifo")
 
 
+async def test_a_directory_is_told_as_one(box):
+    with pytest.raises(FileError, match="to=") as caught:
+        await box.get("/tmp")
+    assert caught.value.errno == errno.EISDIR
+
+
 async def test_what_is_not_there(box):
     with refused(errno.ENOENT):
         await box.get("/tmp/absent")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 from pathlib import Path
 
 import anyio
 import pytest
-from loop.helpers import until
+from loop.helpers import BOUND, until
 
-from creche import Container, CrecheError, Directory, Pool, SpawnError, Spec, SpecError
+from creche import Container, CrecheError, Directory, Pool, Reason, SpawnError, Spec, SpecError
 
 
 async def test_containers_are_ready_before_they_are_asked_for() -> None:
@@ -157,6 +158,28 @@ async def test_those_that_wait_are_looked_at_again_and_the_dead_are_found() -> N
         victim.kill()
         await until(lambda: pool.statistics().expired == 1 and pool.statistics().ready == 1)
         assert pool._ready[0] is not victim
+
+
+@pytest.mark.parametrize("reuse", ["never", "reset"])
+async def test_one_that_dies_on_its_way_to_a_task_is_not_handed_out(reuse: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    died: list[Container] = []
+    offer = Pool._offer
+
+    def deadly(pool: Pool, box: Container) -> None:
+        offer(pool, box)
+        if len(died) < 2:
+            died.append(box)
+            box.kill()
+            select.select([box.pidfd], [], [], BOUND)
+
+    async with Pool(Spec(), size=1, maximum=1, reuse=reuse) as pool:  # type: ignore[arg-type]
+        monkeypatch.setattr(Pool, "_offer", deadly)
+        with anyio.fail_after(BOUND):
+            async with pool.acquire() as box:
+                assert box not in died and (await box.run(["true"])).ok
+                found = pool.statistics()
+                assert (len(died), found.expired, found.leased, found.served) == (2, 2, 1, 1)
+    assert all(box.exit is not None and box.exit.reason is Reason.KILLED for box in died)
 
 
 @pytest.mark.parametrize("given", [{"minimum": 5}, {"backlog": -1}, {"idle": -1}, {"check_interval": 0}])

@@ -45,6 +45,8 @@ def sh(program: str, *arguments: str) -> str:
     return " ".join(["python3", "-c", "'" + program.replace("'", '"') + "'", *arguments])
 
 
+PROGRAM = "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -o 'sleep 1234[5]'"
+
 REMAINS = {
     "a file in /tmp": Remain("echo mine > /tmp/mine", "cat /tmp/mine 2>/dev/null"),
     "a file in /dev/shm": Remain("echo mine > /dev/shm/mine", "cat /dev/shm/mine 2>/dev/null"),
@@ -53,7 +55,7 @@ REMAINS = {
         "rm /etc/alternatives/awk", "test -e /etc/alternatives/awk -o -L /etc/alternatives/awk || echo gone", Spec(mounts=[Tmpfs("/etc/alternatives", copy_up=True)])
     ),
     "a file of the Spec's, written to": Remain("echo mine > /data", "grep mine /data", Spec(mounts=[File("/data", "ours", readonly=False, mode=0o666)])),
-    "a program": Remain("setsid sleep 12345 >/dev/null 2>&1 &", "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -o 'sleep 1234[5]'"),
+    "a program": Remain(f"n=1234; setsid sleep ${{n}}5 >/dev/null 2>&1 & until {PROGRAM} >/dev/null; do :; done", PROGRAM),
     "System V queue, memory and semaphore": Remain("ipcmk -Q -M 4096 -S 1", "cat /proc/sysvipc/* | grep -v key"),
     "a POSIX message queue": Remain(sh(PLANT_MQ), "ls /dev/mqueue"),
     "an abstract socket": Remain(
