@@ -18,6 +18,9 @@
 #ifndef CLONE_NEWUSER
 #include <linux/sched.h>
 #endif
+#ifndef __NR_listmount
+#define __NR_listmount 458 /* from 6.8 on, on every architecture */
+#endif
 
 enum { MOST_VIEWS = 8, LOOK_MS = 50 };
 
@@ -41,6 +44,7 @@ static struct view *views;
 static int changes = -1; /* of the mounts that trees were taken from: proc_pid_mountinfo(5) */
 static struct identity changes_is, place;
 static uint64_t mounts; /* one more with each change that was seen */
+static uint64_t print; /* of the mount table as it was then; 0: it is not known */
 static uint64_t drops; /* of all trees: what was begun before one is not kept */
 
 static int identify(int fd, const char *path, struct identity *is)
@@ -108,15 +112,52 @@ uint64_t creche_mounts(void)
 	return number;
 }
 
-/* Trees taken from another root, or before a mount was made or went there, are not what a HostView shows now. */
+static uint64_t mixed(uint64_t hash, const void *data, size_t size)
+{
+	for (const unsigned char *byte = data; size--; byte++)
+		hash = (hash ^ *byte) * 0x100000001b3; /* FNV-1a, 64 bits */
+	return hash;
+}
+
+/* The mount table in a number: the text that says where each is and how, and the numbers that no other mount will ever have, while
+   those in the text are given again (listmount(2)). 0 where it can't be read. */
+static uint64_t print_of(int mountinfo)
+{
+	struct { uint32_t size, fd; uint64_t within, after; } request = { sizeof request, 0, ~0ull /* LSMT_ROOT */, 0 };
+	uint64_t hash = 0xcbf29ce484222325, ids[256];
+	char text[4096];
+	long n;
+
+	while ((n = read(mountinfo, text, sizeof text)) > 0)
+		hash = mixed(hash, text, (size_t)n);
+	if (n < 0)
+		return 0;
+	while ((n = sys4(__NR_listmount, &request, ids, sizeof ids / sizeof *ids, 0)) > 0) {
+		hash = mixed(hash, ids, (size_t)n * sizeof *ids);
+		request.after = ids[n - 1];
+	}
+	return n < 0 ? 0 : hash;
+}
+
+/* Trees taken from another root, or before a mount was made or went there, are not what a HostView shows now. One that came and
+   went again, as each run of some container engines makes it, has left no trace. */
 static void look_for_changes(void)
 {
+	struct identity root;
+	uint64_t now;
+	int fd;
+
 	if (nothing_changed())
 		return;
-	drop_trees();
-	mounts++;
-	identify(AT_FDCWD, "/", &place);
-	changes = open("/proc/thread-self/mountinfo", O_RDONLY | O_CLOEXEC);
+	fd = open("/proc/thread-self/mountinfo", O_RDONLY | O_CLOEXEC); /* what changes from here on, it tells */
+	now = fd < 0 ? 0 : print_of(fd);
+	if (!identify(AT_FDCWD, "/", &root) || root.mount != place.mount || root.inode != place.inode || !now || now != print) {
+		drop_trees();
+		mounts++;
+	}
+	place = root;
+	print = now;
+	changes = fd;
 	identify(changes, "", &changes_is);
 }
 

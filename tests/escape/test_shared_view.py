@@ -56,8 +56,9 @@ def test_they_share_one_etc() -> None:
 
 
 def test_an_etc_with_a_mount_of_ones_own_is_ones_own() -> None:
+    shared = run(["stat", "-c", "%d", "/etc"]).stdout  # it stays, so its number is not given again
     mine = run(["stat", "-c", "%d", "/etc"], mounts=[creche.File("/etc/mine", b"x")]).stdout
-    assert mine != run(["stat", "-c", "%d", "/etc"]).stdout
+    assert mine != shared == run(["stat", "-c", "%d", "/etc"]).stdout
 
 
 @pytest.mark.parametrize("place", ["/etc", "/dev"])
@@ -108,14 +109,57 @@ now = seen()
 assert b"new" in now, now
 subprocess.run(["umount", "/opt"], check=True)
 assert b"new" not in seen()
+top = sys.argv[1]
+def mounted():
+    os.mkdir(top + "/folder")
+    subprocess.run(["mount", "--bind", top + "/folder", "/opt"], check=True)
+    return next(line for line in open("/proc/self/mountinfo") if " /opt " in line)
+line = mounted()
+open("/opt/one", "w").close()
+assert b"one" in seen()
+for n in range(50):  # another folder with the same words in the mount table, numbers and all
+    os.rename(top + "/folder", top + f"/{n}")
+    subprocess.run(["umount", "/opt"], check=True)
+    if mounted() == line:
+        break
+else:
+    sys.exit("never the same")
+open("/opt/other", "w").close()
+now = seen()
+assert b"other" in now and b"one" not in now, now
+print("well")
+"""
+
+COMES_AND_GOES = """
+import anyio, creche, subprocess, sys
+from creche import sharing
+def view():
+    anyio.run(lambda: creche.run(["true"]))
+    return sharing.mounts()
+first, second, third = view(), view(), view()
+assert third and second == third, (first, second, third)
+subprocess.run("mount -t tmpfs none /mnt && umount /mnt", shell=True, check=True)
+assert not sharing.mounts() and view() == third, "it is made anew"
+subprocess.run("mount -t tmpfs none /mnt", shell=True, check=True)
+assert view() == third + 1
+subprocess.run("mount -o remount,ro,bind /mnt", shell=True, check=True)
+assert view() == third + 2
 print("well")
 """
 
 
 @needs("root")
 @pytest.mark.skipif(not os.path.isdir("/opt"), reason="a host with /opt")
-def test_a_mount_that_the_host_makes_is_seen_by_the_next() -> None:
-    done = subprocess.run(["unshare", "--mount", sys.executable, "-c", CHANGES], capture_output=True, text=True, check=False)
+def test_a_mount_that_the_host_makes_is_seen_by_the_next(tmp_path: Path) -> None:
+    done = subprocess.run(["unshare", "--mount", sys.executable, "-c", CHANGES, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.stdout == "well\n", done
+
+
+@needs("root")
+@pytest.mark.skipif(not os.path.isdir("/mnt"), reason="a host with /mnt")
+def test_a_mount_that_comes_and_goes_changes_nothing() -> None:
+    """As in each run of some container engines: what is shared is not made anew for it."""
+    done = subprocess.run(["unshare", "--mount", sys.executable, "-c", COMES_AND_GOES], capture_output=True, text=True, check=False)
     assert done.stdout == "well\n", done
 
 
