@@ -181,6 +181,7 @@ class Starting:
         if self._channel is not None:  # of the attempt before
             self._drop_job()
             self._channel.close()
+            self._channel = None  # or whoever ends us would wait for that one's end
         main, origin = self._processes[1], self._origin
         plan = self._plan = compile(self._compiled, machine, self._context)
         main.listens = plan.listens
