@@ -186,7 +186,7 @@ static int strings(char **list, const char *text, uint32_t size, uint64_t count)
    instead: it is in its place by then. */
 STEP(EXEC)
 {
-	const char *place = TEXT3(c, s), *end = place + s->text3_size, *next;
+	const char *place = TEXT3(c, s), *end = place + s->text3_size;
 	long result = -ENOENT, r;
 	char **argv, **envp;
 
@@ -204,8 +204,7 @@ STEP(EXEC)
 			*c->marked = 1;
 		return sys5(__NR_execveat, s->slot, "", argv, envp, AT_EMPTY_PATH);
 	}
-	for (int only = 1; place < end; place = next, only = 0) {
-		next = place + text_length(place) + 1;
+	for (; place < end; place += text_length(place) + 1) {
 		if (c->marked)
 			*c->marked = 1;
 		for (int tries = 0;; tries++) {
@@ -220,7 +219,9 @@ STEP(EXEC)
 			failure_text(c, CRECHE_DETAIL_INTERPRETER, place, text_length(place));
 			return r;
 		}
-		if (r == -ENOENT || (r == -ENOTDIR && !(only && next >= end))) /* of several it is one that has no such file */
+		if (r == -ENOTDIR && place == TEXT3(c, s) && place + text_length(place) + 1 >= end) /* there is no other */
+			result = r, failure_text(c, CRECHE_DETAIL_NONE, place, text_length(place));
+		if (r == -ENOENT || r == -ENOTDIR)
 			continue;
 		if (r == -EACCES) { /* another place may do, but if none does, this is what to tell */
 			result = r;

@@ -83,7 +83,8 @@ class Job:
         try:
             self._check(lib.creche_job_submit(self._job))
         except BaseException:
-            self.abandon()
+            self.free()
+            self.socket.close()
             raise
 
     def fits(self, plan: Plan) -> bool:
@@ -148,11 +149,6 @@ class Job:
     def cancel(self) -> None:
         """Ask for the end of a spawn under way; its socket's end tells when that has come."""
         lib.creche_job_cancel(self._job)
-
-    def abandon(self) -> None:
-        """Let go of it and of its socket, which nobody reads yet."""
-        self.free()
-        self.socket.close()
 
     def free(self) -> None:
         """Let go of it. A child that nobody took is killed and reaped."""

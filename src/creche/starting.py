@@ -192,8 +192,7 @@ class Starting:
                 self._give(plumbing, plan, account.uid, account.gid)
         await anyio.lowlevel.checkpoint_if_cancelled()
         if self._job is not None and not self._job.fits(plan):
-            self._job.abandon()
-            self._job = None
+            self._drop_job()
             givenback.ended()
         if self._job is None:
             self._job = Job(plan)
@@ -237,6 +236,8 @@ class Starting:
     def _drop_job(self) -> None:
         if self._job is not None:
             self._job.free()
+            if self._channel is None:  # which would have its socket
+                self._job.socket.close()
             self._job = None
 
     def _give(self, plumbing: Plumbing, plan: Plan, uid: int, gid: int) -> None:
